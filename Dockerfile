@@ -1,0 +1,15 @@
+# The default has TensorFlow 1.15.5, CUDA 12.1 and Python 3.8, for GPUs from
+# Pascal to Hopper. Also fit: tensorflow/tensorflow:1.15.5-gpu-py3 (CUDA 10.0,
+# up to Turing) and tensorflow/tensorflow:1.15.5-py3 (no GPU).
+ARG TF_IMAGE=nvcr.io/nvidia/tensorflow:23.03-tf1-py3
+FROM ${TF_IMAGE}
+
+# TensorFlow and numpy are the base image's, so nothing is installed.
+COPY cnn_mnist.py /app/
+
+# Writable by whatever --user it is run as.
+RUN mkdir /data /model && chmod 1777 /data /model
+VOLUME ["/data", "/model"]
+
+# In exec form: flags are passed on, and signals reach Python, which is PID 1.
+ENTRYPOINT ["python3", "/app/cnn_mnist.py", "--data_dir=/data", "--model_dir=/model"]

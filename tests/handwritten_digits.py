@@ -1,0 +1,57 @@
+"""Writes real handwriting as files in MNIST's format, without a download.
+
+Source: the UCI digits that scikit-learn ships (sklearn.datasets.load_digits),
+1,797 images of 8x8 in 17 greys. Each is enlarged bilinearly to 20x20, the box
+that MNIST's digits fill, and put into 28x28 with its centre of mass in the
+middle, as MNIST's are. The last 360, by other writers, become the test set.
+"""
+import argparse
+import gzip
+import os
+import struct
+
+import numpy as np
+from scipy import ndimage
+from sklearn import datasets
+
+TEST_SIZE = 360
+
+
+def load_digits():
+  """Returns (images, labels): uint8 [1797, 28, 28] and uint8 [1797]."""
+  digits = datasets.load_digits()
+  images = np.zeros((len(digits.images), 28, 28), np.uint8)
+  for image, small in zip(images, digits.images):
+    large = ndimage.zoom(small, 20 / 8, order=1)
+    top, left = (int(round(14 - center))
+                 for center in ndimage.center_of_mass(large))
+    image[top:top + 20, left:left + 20] = np.rint(large * (255 / 16))
+  return images, digits.target.astype(np.uint8)
+
+
+def write_idx(path, items):
+  """Writes a uint8 array as a gzipped IDX file."""
+  with open(path, "wb") as f:
+    # Neither name nor time in it: the same data give the same file.
+    with gzip.GzipFile(filename="", mode="wb", fileobj=f, mtime=0) as g:
+      g.write(struct.pack(">I%dI" % items.ndim, 0x800 + items.ndim,
+                          *items.shape))
+      g.write(items.tobytes())
+
+
+def write_digits(folder):
+  """Writes the four files into folder, which is made if it isn't there."""
+  os.makedirs(folder, exist_ok=True)
+  images, labels = load_digits()
+  for name, part in (("train", slice(None, -TEST_SIZE)),
+                     ("t10k", slice(-TEST_SIZE, None))):
+    write_idx(os.path.join(folder, name + "-images-idx3-ubyte.gz"),
+              images[part])
+    write_idx(os.path.join(folder, name + "-labels-idx1-ubyte.gz"),
+              labels[part])
+
+
+if __name__ == "__main__":
+  parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+  parser.add_argument("folder", metavar="DIR", help="folder to write to")
+  write_digits(parser.parse_args().folder)
