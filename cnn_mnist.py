@@ -14,6 +14,7 @@ import signal
 import struct
 import sys
 import tempfile
+import threading
 import time
 import zlib
 
@@ -57,9 +58,9 @@ flags.DEFINE_integer("log_every_n_iter", 50,
 flags.DEFINE_integer("save_checkpoints_steps", 1000,
                      "Save a checkpoint every so many steps: the most that a "
                      "killed run has to repeat.", lower_bound=1)
-flags.DEFINE_integer("seed", 1, "Repeats the initial weights (1: the "
-                     "Estimator's own). Not the order of the images, so runs "
-                     "still differ.", lower_bound=0)
+flags.DEFINE_integer("seed", None, "Repeats the initial weights and the random "
+                     "numbers of dropout, but not the order of the images: two "
+                     "runs still differ.", lower_bound=0)
 flags.DEFINE_list("predict", [], "Train nothing, but classify these pictures "
                   "(PNG, JPEG, GIF, BMP), comma-separated.")
 flags.DEFINE_string("export_dir", None, "After the evaluation, write a "
@@ -267,7 +268,9 @@ def cnn_model_fn(features, labels, mode, params=None):
     hits = tf.equal(predictions["classes"], tf.cast(labels, tf.int64))
     tf.summary.scalar("accuracy", tf.reduce_mean(tf.cast(hits, tf.float32)))
     tf.summary.image("digits", input_layer, max_outputs=3)
-    return tf.estimator.EstimatorSpec(mode=mode, loss=loss, train_op=train_op)
+    return tf.estimator.EstimatorSpec(
+        mode=mode, loss=loss, train_op=train_op,
+        training_hooks=[DivergenceHook(loss)])
 
   eval_metric_ops = {
       "accuracy": tf.metrics.accuracy(
@@ -275,6 +278,14 @@ def cnn_model_fn(features, labels, mode, params=None):
   }
   return tf.estimator.EstimatorSpec(
       mode=mode, loss=loss, eval_metric_ops=eval_metric_ops)
+
+
+class DivergenceHook(tf.estimator.NanTensorHook):
+  """Fails on NaN, and on a loss that is beyond return: guessing has 2.3."""
+
+  def after_run(self, run_context, run_values):
+    if not run_values.results < 100:
+      raise tf.estimator.NanLossDuringTrainingError
 
 
 class ProgressHook(tf.estimator.StepCounterHook):
@@ -295,15 +306,27 @@ class ProgressHook(tf.estimator.StepCounterHook):
 class StopOnSignalHook(tf.estimator.SessionRunHook):
   """Ends the training after the running step on SIGTERM or SIGINT.
 
-  The session then closes as it does after the last step, with a checkpoint.
+  The session then closes as it does after the last step, with a checkpoint. A
+  second signal ends the process at once, and so does one outside of training.
   """
   signum = None
   training = False
 
-  def on_signal(self, signum, unused_frame):
-    if self.signum:  # The second one: at once
-      os._exit(128 + signum)  # pylint: disable=protected-access
-    if not self.training:  # There is nothing to lose.
+  def catch_signals(self):
+    for signum in (signal.SIGTERM, signal.SIGINT):
+      signal.signal(signum, self._on_signal)
+    # Python calls the handler between two of its own instructions, so after
+    # TensorFlow's step. The second signal must not wait for that.
+    arrivals, wakeup = os.pipe()
+    os.set_blocking(wakeup, False)
+    signal.set_wakeup_fd(wakeup)
+    def wait_for_second():
+      os.read(arrivals, 1)
+      os._exit(128 + ord(os.read(arrivals, 1)))  # pylint: disable=protected-access
+    threading.Thread(target=wait_for_second, daemon=True).start()
+
+  def _on_signal(self, signum, unused_frame):
+    if not self.training:
       sys.exit(128 + signum)
     self.signum = signum
 
@@ -442,8 +465,7 @@ def connect_to_ps(config, ps):
 
 def main(unused_argv):
   stop_hook = StopOnSignalHook()
-  for signum in (signal.SIGTERM, signal.SIGINT):
-    signal.signal(signum, stop_hook.on_signal)
+  stop_hook.catch_signals()
   logger = tf.get_logger()
   logger.handlers = []  # absl's is there, and tells the time.
   logger.addFilter(lambda record: record.filename not in (
@@ -512,8 +534,8 @@ def main(unused_argv):
           tf.estimator.EvalSpec(eval_input_fn, steps=None, start_delay_secs=0,
                                 throttle_secs=10))
   except tf.estimator.NanLossDuringTrainingError:
-    raise UserError("the loss became NaN: try a --learning_rate below %g" %
-                    FLAGS.learning_rate)
+    raise UserError("the loss became NaN or above 100: give a --learning_rate "
+                    "below %g" % FLAGS.learning_rate)
   except tf.errors.ResourceExhaustedError as e:
     raise UserError("out of space or memory, the last checkpoint is kept: %s" %
                     e.message.split("\n")[0])

@@ -1,0 +1,443 @@
+"""The loader: values, every fault of a file, and the download."""
+import gzip
+import hashlib
+import http.server
+import os
+import random
+import shutil
+import socket
+import struct
+import subprocess
+import sys
+import threading
+import time
+import tracemalloc
+
+import numpy as np
+import pytest
+
+import cnn_mnist
+import handwritten_digits
+from conftest import ROOT, UNPRIVILEGED
+
+NAMES = list(cnn_mnist.SHA256)
+TRAIN_IMAGES, TRAIN_LABELS, TEST_IMAGES, TEST_LABELS = NAMES
+
+
+def unpack(folder, name):
+  """Returns the content of a .gz file of a folder, unpacked."""
+  with gzip.open(os.path.join(folder, name)) as f:
+    return f.read()
+
+
+def test_handwritten_digits(digits_dir):
+  images, labels = handwritten_digits.load_digits()
+  assert images.shape == (1797, 28, 28) and labels.shape == (1797,)
+  # Each is in a box of 20x20, with its centre of mass in the middle.
+  for image in images:
+    rows, columns = np.where(image)
+    assert np.ptp(rows) < 20 and np.ptp(columns) < 20
+    for index in np.indices(image.shape):
+      assert abs(np.average(index, weights=image) - 14) < 0.51
+  (train, train_labels), (test, test_labels) = cnn_mnist.load_mnist(digits_dir)
+  assert train.shape == (1437 - 119, 784) and test.shape == (360, 784)
+  assert train.dtype == test.dtype == np.float32
+  assert train_labels.dtype == test_labels.dtype == np.int32
+  np.testing.assert_array_equal(
+      train, images[119:1437].reshape(-1, 784) * np.float32(1 / 255))
+  np.testing.assert_array_equal(train_labels, labels[119:1437])
+  np.testing.assert_array_equal(test_labels, labels[1437:])
+  assert train.min() == 0 and train.max() == 1
+
+
+def test_real_mnist(mnist_dir):
+  (train, train_labels), (test, test_labels) = cnn_mnist.load_mnist(mnist_dir)
+  assert train.shape == (55000, 784) and test.shape == (10000, 784)
+  assert train.dtype == test.dtype == np.float32
+  assert train_labels.dtype == test_labels.dtype == np.int32
+  assert train_labels[:8].tolist() == [7, 3, 4, 6, 1, 8, 1, 0]
+  assert test_labels[:8].tolist() == [7, 2, 1, 0, 4, 1, 4, 9]
+  assert np.bincount(test_labels).tolist() == [
+      980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
+  # The sums of all pixels, counted from the files by hand
+  assert np.rint(train * 255).sum(dtype=np.int64) == 1437128264
+  assert np.rint(test * 255).sum(dtype=np.int64) == 264923200
+  assert not [name for name in sys.modules
+              if name.startswith("tensorflow_core.contrib")]
+
+
+def test_bit_identical_to_the_tutorials_loader(mnist_dir, tmp_path):
+  """In a process of its own: it imports tf.contrib."""
+  shutil.copytree(mnist_dir, str(tmp_path / "MNIST-data"))
+  code = """if True:
+    import numpy as np, tensorflow as tf, cnn_mnist
+    mnist = tf.contrib.learn.datasets.load_dataset("mnist")
+    (x, y), (test_x, test_y) = cnn_mnist.load_mnist("MNIST-data")
+    for ours, theirs in (
+        (x, mnist.train.images), (test_x, mnist.test.images),
+        (y, np.asarray(mnist.train.labels, dtype=np.int32)),
+        (test_y, np.asarray(mnist.test.labels, dtype=np.int32))):
+      assert ours.dtype == theirs.dtype and ours.shape == theirs.shape
+      assert ours.tobytes() == theirs.tobytes()
+    print("identical")"""
+  output = subprocess.check_output(
+      [sys.executable, "-c", code], cwd=str(tmp_path),
+      env=dict(os.environ, PYTHONPATH=ROOT), stderr=subprocess.DEVNULL)
+  assert output.split()[-1] == b"identical"
+
+
+@pytest.fixture
+def data_dir(digits_dir, tmp_path):
+  """A copy of the digits to spoil."""
+  folder = str(tmp_path / "data")
+  shutil.copytree(digits_dir, folder)
+  return folder
+
+
+def test_unpacked_files(digits_dir, data_dir):
+  expected = cnn_mnist.load_mnist(digits_dir)
+  for name in NAMES:
+    with open(os.path.join(data_dir, name[:-3]), "wb") as f:
+      f.write(unpack(digits_dir, name))
+    os.remove(os.path.join(data_dir, name))
+  found = cnn_mnist.load_mnist(data_dir)
+  for i in (0, 1):
+    for j in (0, 1):
+      np.testing.assert_array_equal(found[i][j], expected[i][j])
+
+
+@pytest.mark.parametrize("count,left", [(1, 1), (11, 11), (12, 11), (60, 55)])
+def test_a_twelfth_is_held_out(data_dir, count, left):
+  images, labels = handwritten_digits.load_digits()
+  handwritten_digits.write_idx(os.path.join(data_dir, TRAIN_IMAGES),
+                               images[:count])
+  handwritten_digits.write_idx(os.path.join(data_dir, TRAIN_LABELS),
+                               labels[:count])
+  (train, train_labels), _ = cnn_mnist.load_mnist(data_dir)
+  assert train.shape == (left, 784)
+  np.testing.assert_array_equal(train_labels, labels[count - left:count])
+
+
+def idx(magic, shape, size):
+  """An IDX file with any header before size bytes of zeros."""
+  return struct.pack(">I%dI" % len(shape), magic, *shape) + bytes(size)
+
+
+# What is written as which unpacked file, and what the message says of it.
+FAULTS = {
+    "empty": (TRAIN_IMAGES, b"", "begins with"),
+    "header cut": (TEST_IMAGES, idx(2051, (2, 28), 0), "begins with"),
+    "wrong magic": (TRAIN_LABELS, idx(2051, (9,), 9), "2049"),
+    "labels as images": (TRAIN_IMAGES, idx(2049, (1437,), 1437), "2051"),
+    "signed bytes": (TRAIN_LABELS, idx(0x901, (9,), 9), "2049"),
+    "not 28x28": (TEST_IMAGES, idx(2051, (360, 20, 20), 360 * 400), "28, 28"),
+    "data cut": (TEST_IMAGES, idx(2051, (360, 28, 28), 360 * 784 - 1),
+                 "too little data"),
+    "data left": (TEST_IMAGES, idx(2051, (360, 28, 28), 360 * 784 + 1),
+                  "more data"),
+    "2^32 promised": (TRAIN_IMAGES, idx(2051, (2**32 - 1, 28, 28), 784),
+                      "too little data"),
+    "no example": (TEST_LABELS, idx(2049, (0,), 0), "too little data"),
+    "other count": (TEST_LABELS, idx(2049, (359,), 359), "359 labels"),
+    "label above 9": (TEST_LABELS, idx(2049, (360,), 359) + b"\x0a",
+                      "label above 9: 10"),
+}
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("fault", sorted(FAULTS))
+def test_faulty_file(data_dir, fault, packed):
+  name, content, message = FAULTS[fault]
+  os.remove(os.path.join(data_dir, name))
+  path = os.path.join(data_dir, name if packed else name[:-3])
+  with open(path, "wb") as f:
+    f.write(gzip.compress(content) if packed else content)
+  with pytest.raises(cnn_mnist.UserError) as error:
+    cnn_mnist.load_mnist(data_dir)
+  assert path in str(error.value) and message in str(error.value)
+  assert "\n" not in str(error.value)
+
+
+def test_not_gzip(data_dir):
+  path = os.path.join(data_dir, TRAIN_LABELS)
+  content = unpack(data_dir, TRAIN_LABELS)
+  with open(path, "wb") as f:
+    f.write(content)
+  with pytest.raises(cnn_mnist.UserError, match="[Nn]ot a gzip") as error:
+    cnn_mnist.load_mnist(data_dir)
+  assert path in str(error.value)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_truncated_at_any_byte(data_dir, packed):
+  path = os.path.join(data_dir, TEST_LABELS)
+  content = unpack(data_dir, TEST_LABELS)
+  if packed:
+    with open(path, "rb") as f:
+      content = f.read()
+  else:
+    os.remove(path)
+    path = path[:-3]
+  for length in range(len(content)):
+    with open(path, "wb") as f:
+      f.write(content[:length])
+    with pytest.raises(cnn_mnist.UserError) as error:
+      cnn_mnist.read_idx(path, ())
+    assert path in str(error.value)
+
+
+def test_directory_in_its_place(data_dir):
+  path = os.path.join(data_dir, TEST_LABELS)
+  os.remove(path)
+  os.mkdir(path)
+  with pytest.raises(cnn_mnist.UserError, match="[Dd]irectory") as error:
+    cnn_mnist.load_mnist(data_dir)
+  assert path in str(error.value)
+
+
+def test_unreadable_file_and_read_only_folder(data_dir):
+  def load(folder):
+    return subprocess.run(
+        UNPRIVILEGED + [sys.executable, "-c", "if True:\n"
+                        " import cnn_mnist\n"
+                        " try: print(cnn_mnist.load_mnist(%r)[1][0].shape)\n"
+                        " except cnn_mnist.UserError as e: print(e)" % folder],
+        stdout=subprocess.PIPE, env=dict(os.environ, PYTHONPATH=ROOT),
+        universal_newlines=True).stdout
+  path = os.path.join(data_dir, TEST_LABELS)
+  os.chmod(data_dir, 0o555)
+  assert load(data_dir) == "(360, 784)\n"
+  os.chmod(path, 0)
+  output = load(data_dir)
+  assert path in output and "Permission denied" in output
+  # It can't be made, nor can a download be put into it.
+  output = load(os.path.join(data_dir, "new"))
+  assert data_dir in output and "Permission denied" in output
+  assert len(output.splitlines()) == 1
+  os.chmod(data_dir, 0o755)
+  for name in NAMES:
+    os.remove(os.path.join(data_dir, name))
+  os.chmod(data_dir, 0o555)
+  output = load(data_dir)
+  assert data_dir in output and "Permission denied" in output
+  assert len(output.splitlines()) == 1
+
+
+def test_fuzz(tmp_path):
+  """12,000 mutated files: an array that is right, or UserError."""
+  images = handwritten_digits.load_digits()[0][:6]
+  header = 16
+  packed_path, path = str(tmp_path / "f.gz"), str(tmp_path / "f")
+  handwritten_digits.write_idx(packed_path, images)
+  with open(packed_path, "rb") as f:
+    packed = f.read()
+  seeds = {packed_path: packed, path: gzip.decompress(packed)}
+  rng = random.Random(0)
+  outcomes = {"array": 0, "error": 0}
+  tracemalloc.start()
+  for _ in range(12000):
+    target = rng.choice([path, packed_path])
+    data = bytearray(seeds[target])
+    for _ in range(rng.choice([1, 1, 2, 10])):
+      # Half of the mutations hit a header, either one's.
+      at = rng.randrange(rng.choice([header + 8, len(data) + 1]))
+      kind = rng.randrange(6)
+      if kind == 0:
+        data[at:at + 1] = [byte ^ 1 << rng.randrange(8)
+                           for byte in data[at:at + 1]]
+      elif kind == 1:
+        data[at:at + 1] = [rng.randrange(256)]
+      elif kind == 2:
+        del data[at:at + rng.randrange(1, 9)]
+      elif kind == 3:
+        data[at:at] = bytes(rng.randrange(256) for _ in range(rng.randrange(9)))
+      elif kind == 4:
+        del data[at + 1:]
+      else:
+        data[at:at + 4] = b"\xff\xff\xff\xff"
+    with open(target, "wb") as f:
+      f.write(data)
+    try:
+      array = cnn_mnist.read_idx(target, (28, 28))
+    except cnn_mnist.UserError as e:
+      assert target in str(e)
+      outcomes["error"] += 1
+    else:
+      assert array.dtype == np.uint8 and array.shape[1:] == (28, 28)
+      content = bytes(data)
+      if target == packed_path:
+        content = gzip.decompress(content)
+      assert array.tobytes() == content[header:]
+      outcomes["array"] += 1
+  peak = tracemalloc.get_traced_memory()[1]
+  tracemalloc.stop()
+  print("fuzz:", outcomes, "peak memory: %d bytes" % peak)
+  assert min(outcomes.values()) > 100  # Both were really tried.
+  assert peak < 10 << 20
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+  """Serves server.folder in the ways that the first part of a path names."""
+
+  def do_GET(self):  # pylint: disable=invalid-name
+    self.server.requests.append(self.path)
+    _, way, name = self.path.split("/")
+    if way == "redirect":
+      self.send_response(302)
+      self.send_header("Location", "/good/" + name)
+      self.end_headers()
+      return
+    if way in ("404", "500") or (
+        way == "500-once" and self.server.requests.count(self.path) == 1):
+      self.send_error(int(way[:3]))
+      return
+    with open(os.path.join(self.server.folder, name), "rb") as f:
+      content = f.read()
+    self.send_response(200)
+    self.send_header("Content-Length", str(len(content)))
+    self.end_headers()
+    if way == "wrong":
+      content = bytes(len(content))
+    elif way == "short":
+      content = content[:-1]
+    elif way in ("stalled", "dripping"):
+      self.wfile.write(content[:10])
+      while not self.server.stop.wait(0.2):
+        if way == "dripping":
+          self.wfile.write(b"x")
+      return
+    self.wfile.write(content)
+
+  def log_message(self, *args):  # pylint: disable=arguments-differ
+    pass
+
+
+@pytest.fixture
+def server(digits_dir, monkeypatch):
+  """A server on loopback of the digits; the script expects their SHA-256."""
+  with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as s:
+    s.daemon_threads = True
+    s.folder, s.requests, s.stop = digits_dir, [], threading.Event()
+    threading.Thread(target=s.serve_forever).start()
+    for name in NAMES:
+      with open(os.path.join(digits_dir, name), "rb") as f:
+        monkeypatch.setitem(cnn_mnist.SHA256, name,
+                            hashlib.sha256(f.read()).hexdigest())
+
+    def set_mirrors(*ways):
+      monkeypatch.setattr(cnn_mnist, "MIRRORS", [
+          way if "://" in way else "http://127.0.0.1:%d/%s/" % (
+              s.server_port, way) for way in ways])
+    s.set_mirrors = set_mirrors
+    yield s
+    s.stop.set()
+    s.shutdown()
+
+
+def check_complete(folder, digits_dir):
+  """Checks that folder has the four files, right ones, and nothing else."""
+  assert sorted(os.listdir(folder)) == sorted(NAMES)
+  for name in NAMES:
+    assert unpack(folder, name) == unpack(digits_dir, name)
+
+
+def closed_port():
+  """A port of loopback at which nothing listens."""
+  with socket.socket() as s:
+    s.bind(("127.0.0.1", 0))
+    return s.getsockname()[1]
+
+
+@pytest.mark.parametrize("first", [
+    "good", "redirect", "404", "500", "500-once", "wrong", "short", "stalled",
+    "dripping", "refused", "no DNS"])
+def test_download(server, digits_dir, tmp_path, monkeypatch, first):
+  monkeypatch.setattr(cnn_mnist, "STALL_SECS", 0.5)
+  monkeypatch.setattr(cnn_mnist, "DOWNLOAD_SECS", 1)
+  first = {"refused": "http://127.0.0.1:%d/" % closed_port(),
+           "no DNS": "http://no-such-host.invalid/"}.get(first, first)
+  server.set_mirrors(first, "good")
+  folder = str(tmp_path / "new" / "data")
+  start = time.time()
+  cnn_mnist.load_mnist(folder)
+  assert time.time() - start < 30
+  check_complete(folder, digits_dir)
+  served = [path.split("/")[1] for path in server.requests]
+  if first in ("good", "redirect"):
+    assert served.count(first) == 4
+  elif first == "500-once":
+    assert served.count("good") == 4
+  elif first in ("404", "500", "wrong", "short", "stalled", "dripping"):
+    assert served.count(first) == 4 and served.count("good") == 4
+  # All is there: no request is made any more.
+  del server.requests[:]
+  cnn_mnist.load_mnist(folder)
+  assert not server.requests
+
+
+@pytest.mark.parametrize("ways", [
+    ("404", "500"), ("wrong", "short"), ("stalled", "dripping")])
+def test_both_mirrors_fail(server, tmp_path, monkeypatch, ways):
+  monkeypatch.setattr(cnn_mnist, "STALL_SECS", 0.5)
+  monkeypatch.setattr(cnn_mnist, "DOWNLOAD_SECS", 1)
+  server.set_mirrors(*ways)
+  folder = str(tmp_path / "data")
+  with pytest.raises(cnn_mnist.UserError) as error:
+    cnn_mnist.load_mnist(folder)
+  message = str(error.value)
+  for word in (TRAIN_IMAGES, folder, "handwritten_digits.py", "\n") + ways:
+    assert (word in message) == (word != "\n"), message
+  assert os.listdir(folder) == []
+
+
+def test_download_of_what_is_missing(server, data_dir, digits_dir):
+  server.set_mirrors("good")
+  os.remove(os.path.join(data_dir, TEST_IMAGES))
+  cnn_mnist.load_mnist(data_dir)
+  assert server.requests == ["/good/" + TEST_IMAGES]
+  check_complete(data_dir, digits_dir)
+
+
+def test_no_mixture_of_data_sets(server, data_dir):
+  """Beside files that aren't MNIST's, none of MNIST's is put."""
+  server.set_mirrors("good")
+  os.remove(os.path.join(data_dir, TEST_IMAGES))
+  other = os.path.join(data_dir, TEST_LABELS)
+  handwritten_digits.write_idx(other, np.zeros(360, np.uint8))
+  with pytest.raises(cnn_mnist.UserError) as error:
+    cnn_mnist.load_mnist(data_dir)
+  assert other in str(error.value) and TEST_IMAGES in str(error.value)
+  assert not server.requests
+
+
+def load_process(server, folder, way="good"):
+  """Starts a process that downloads from the server into folder."""
+  return subprocess.Popen(
+      [sys.executable, "-c",
+       "import cnn_mnist; cnn_mnist.SHA256.update(%r); "
+       "cnn_mnist.MIRRORS = ['http://127.0.0.1:%d/%s/']; "
+       "cnn_mnist.load_mnist(%r)" % (
+           cnn_mnist.SHA256, server.server_port, way, folder)],
+      env=dict(os.environ, PYTHONPATH=ROOT))
+
+
+def test_two_runs_download_at_once(server, digits_dir, tmp_path):
+  folder = str(tmp_path / "data")
+  processes = [load_process(server, folder) for _ in range(2)]
+  assert [process.wait(120) for process in processes] == [0, 0]
+  check_complete(folder, digits_dir)
+
+
+def test_killed_download(server, digits_dir, tmp_path):
+  """What it leaves is not under a final name, and the next run goes on."""
+  folder = str(tmp_path / "data")
+  process = load_process(server, folder, "stalled")
+  while not server.requests:
+    time.sleep(0.05)
+  time.sleep(0.5)
+  process.kill()
+  process.wait()
+  assert not set(os.listdir(folder)) & set(NAMES)
+  assert load_process(server, folder).wait(120) == 0
+  for name in NAMES:
+    assert unpack(folder, name) == unpack(digits_dir, name)

@@ -1,0 +1,232 @@
+"""The network: shapes, weights, and the arithmetic against NumPy's."""
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import cnn_mnist
+
+ModeKeys = tf.estimator.ModeKeys
+WEIGHTS = {
+    "conv2d/kernel": (5, 5, 1, 32), "conv2d/bias": (32,),
+    "conv2d_1/kernel": (5, 5, 32, 64), "conv2d_1/bias": (64,),
+    "dense/kernel": (3136, 1024), "dense/bias": (1024,),
+    "dense_1/kernel": (1024, 10), "dense_1/bias": (10,),
+}
+
+
+@pytest.fixture
+def graph():
+  with tf.Graph().as_default() as g:
+    tf.set_random_seed(1)
+    tf.train.create_global_step()
+    yield g
+
+
+def build(mode, batch=6, params=None, shape=(784,)):
+  """Returns (features, labels, spec); images and labels are random ones."""
+  rng = np.random.RandomState(0)
+  images = rng.uniform(size=(batch,) + shape).astype(np.float32)
+  labels = rng.randint(10, size=batch).astype(np.int32)
+  spec = cnn_mnist.cnn_model_fn(
+      {"x": tf.constant(images)},
+      None if mode == ModeKeys.PREDICT else tf.constant(labels), mode, params)
+  return images, labels, spec
+
+
+def initialized_session():
+  session = tf.Session()
+  session.run([tf.global_variables_initializer(),
+               tf.local_variables_initializer()])
+  return session
+
+
+@pytest.mark.usefixtures("graph")
+@pytest.mark.parametrize("shape", [(784,), (28, 28), (28, 28, 1)])
+def test_predict_spec(shape):
+  _, _, spec = build(ModeKeys.PREDICT, shape=shape)
+  assert set(spec.predictions) == {"classes", "probabilities"}
+  assert spec.predictions["classes"].dtype == tf.int64
+  assert spec.predictions["probabilities"].dtype == tf.float32
+  assert spec.loss is None and spec.train_op is None
+  assert not spec.eval_metric_ops
+  with initialized_session() as session:
+    values = session.run(spec.predictions)
+  assert values["classes"].shape == (6,)
+  assert values["probabilities"].shape == (6, 10)
+  np.testing.assert_allclose(values["probabilities"].sum(axis=1), 1, rtol=1e-5)
+  np.testing.assert_array_equal(values["probabilities"].argmax(axis=1),
+                                values["classes"])
+
+
+@pytest.mark.usefixtures("graph")
+def test_train_spec():
+  _, _, spec = build(ModeKeys.TRAIN)
+  assert spec.loss.shape == () and spec.loss.dtype == tf.float32
+  assert spec.train_op is not None and not spec.eval_metric_ops
+  with initialized_session() as session:
+    assert session.run(tf.train.get_global_step()) == 0
+    session.run(spec.train_op)
+    assert session.run(tf.train.get_global_step()) == 1
+
+
+@pytest.mark.usefixtures("graph")
+def test_eval_spec():
+  _, labels, spec = build(ModeKeys.EVAL)
+  assert spec.loss.shape == () and spec.loss.dtype == tf.float32
+  assert spec.train_op is None
+  assert set(spec.eval_metric_ops) == {"accuracy"}
+  value, update = spec.eval_metric_ops["accuracy"]
+  assert value.dtype == tf.float32 and value.shape == ()
+  with initialized_session() as session:
+    session.run(update)
+    probabilities = session.run("softmax_tensor:0")
+    np.testing.assert_allclose(
+        session.run(value), np.mean(probabilities.argmax(axis=1) == labels))
+    # The loss is the mean cross-entropy.
+    np.testing.assert_allclose(
+        session.run(spec.loss),
+        -np.log(probabilities[np.arange(6), labels]).mean(), rtol=1e-5)
+
+
+@pytest.mark.parametrize("mode",
+                         [ModeKeys.TRAIN, ModeKeys.EVAL, ModeKeys.PREDICT])
+def test_weights_and_names(graph, mode):
+  build(mode)
+  weights = {v.op.name: tuple(v.shape.as_list())
+             for v in tf.trainable_variables()}
+  assert weights == WEIGHTS
+  assert sum(np.prod(shape) for shape in weights.values()) == 3274634
+  # A checkpoint holds these and the step, in each mode.
+  assert {v.op.name for v in tf.global_variables()} == (
+      set(WEIGHTS) | {"global_step"})
+  softmax = graph.get_tensor_by_name("softmax_tensor:0")
+  assert softmax.dtype == tf.float32 and softmax.shape[1] == 10
+
+
+def dropout_output(graph):
+  """The tensor that goes into the last layer."""
+  return graph.get_operation_by_name("dense_1/MatMul").inputs[0]
+
+
+@pytest.mark.parametrize("mode",
+                         [ModeKeys.TRAIN, ModeKeys.EVAL, ModeKeys.PREDICT])
+def test_dropout_only_in_training(graph, mode):
+  build(mode, batch=50)
+  with initialized_session() as session:
+    before, after = session.run(["dense/Relu:0", dropout_output(graph)])
+  if mode == ModeKeys.TRAIN:
+    kept = after != 0
+    active = before != 0
+    assert abs(kept[active].mean() - 0.6) < 0.02
+    np.testing.assert_allclose(after[kept], before[kept] / 0.6, rtol=1e-5)
+  else:
+    np.testing.assert_array_equal(after, before)
+
+
+def numpy_convolution(x, kernel, bias):
+  """5x5, same padding, ReLU; x is [N, H, W, C], kernel [5, 5, C, F]."""
+  height, width = x.shape[1:3]
+  padded = np.pad(x, ((0, 0), (2, 2), (2, 2), (0, 0)), "constant")
+  out = np.zeros(x.shape[:3] + (kernel.shape[3],)) + bias
+  for i in range(5):
+    for j in range(5):
+      out += padded[:, i:i + height, j:j + width].dot(kernel[i, j])
+  return np.maximum(out, 0)
+
+
+def numpy_pooling(x):
+  """Maximum of 2x2."""
+  n, height, width, depth = x.shape
+  return x.reshape(n, height // 2, 2, width // 2, 2, depth).max(axis=(2, 4))
+
+
+def numpy_forward(images, weights):
+  """The whole network in float64; weights by name. Returns probabilities."""
+  x = images.astype(np.float64).reshape(-1, 28, 28, 1)
+  for layer in "conv2d", "conv2d_1":
+    x = numpy_pooling(numpy_convolution(
+        x, weights[layer + "/kernel"], weights[layer + "/bias"]))
+  x = x.reshape(len(x), -1)
+  x = np.maximum(x.dot(weights["dense/kernel"]) + weights["dense/bias"], 0)
+  x = x.dot(weights["dense_1/kernel"]) + weights["dense_1/bias"]
+  x = np.exp(x - x.max(axis=1, keepdims=True))
+  return x / x.sum(axis=1, keepdims=True)
+
+
+def test_forward_pass_is_numpys(digits_dir, trained):
+  _, (images, _) = cnn_mnist.load_mnist(digits_dir)
+  reader = tf.train.load_checkpoint(trained[0])
+  expected = numpy_forward(
+      images[:100], {name: reader.get_tensor(name) for name in WEIGHTS})
+  estimator = tf.estimator.Estimator(cnn_mnist.cnn_model_fn, trained[0])
+  found = [p["probabilities"] for p in estimator.predict(
+      tf.estimator.inputs.numpy_input_fn(
+          {"x": images[:100]}, shuffle=False))]
+  assert np.abs(np.array(found) - expected).max() < 1e-5
+
+
+@pytest.mark.parametrize("params,rate", [
+    (None, 0.001), ({}, 0.001), ({"learning_rate": 0.5}, 0.5)])
+def test_sgd_step_on_the_last_layer(graph, params, rate):
+  _, labels, spec = build(ModeKeys.TRAIN, params=params)
+  kernel, bias = [v for v in tf.trainable_variables()
+                  if v.op.name.startswith("dense_1/")]
+  with initialized_session() as session:
+    old_kernel, old_bias = session.run([kernel, bias])
+    x, probabilities, _ = session.run(
+        [dropout_output(graph), "softmax_tensor:0", spec.train_op])
+    new_kernel, new_bias = session.run([kernel, bias])
+  # The gradient of the mean cross-entropy by the logits
+  gradient = (probabilities - np.eye(10)[labels]) / len(labels)
+  np.testing.assert_allclose(
+      new_kernel, old_kernel - rate * x.T.dot(gradient), atol=1e-6)
+  np.testing.assert_allclose(
+      new_bias, old_bias - rate * gradient.sum(axis=0), atol=1e-6)
+  # The steps are large enough for these comparisons to mean something.
+  assert np.abs(new_bias - old_bias).max() > 1e-5
+
+
+def test_initial_weights_are_the_tutorials(digits_dir, tmp_path):
+  """With one seed, bit for bit those of the bare network; checkpoints swap.
+
+  It is written here again, as the tutorial has it: the initial values depend
+  on the operations that were made before them.
+  """
+  def bare_model_fn(features, labels, mode):
+    del mode  # TRAIN
+    net = tf.reshape(features["x"], [-1, 28, 28, 1])
+    net = tf.layers.conv2d(net, 32, [5, 5], padding="same",
+                           activation=tf.nn.relu)
+    net = tf.layers.max_pooling2d(net, [2, 2], 2)
+    net = tf.layers.conv2d(net, 64, [5, 5], padding="same",
+                           activation=tf.nn.relu)
+    net = tf.layers.max_pooling2d(net, [2, 2], 2)
+    net = tf.layers.dense(tf.reshape(net, [-1, 7 * 7 * 64]), 1024, tf.nn.relu)
+    net = tf.layers.dense(tf.layers.dropout(net, 0.4, training=True), 10)
+    loss = tf.losses.sparse_softmax_cross_entropy(labels, net)
+    return tf.estimator.EstimatorSpec(
+        tf.estimator.ModeKeys.TRAIN, loss=loss,
+        train_op=tf.train.GradientDescentOptimizer(0.001).minimize(
+            loss, tf.train.get_global_step()))
+
+  (images, labels), _ = cnn_mnist.load_mnist(digits_dir)
+  initial = []
+  for name, model_fn in (("bare", bare_model_fn),
+                         ("ours", cnn_mnist.cnn_model_fn)):
+    model_dir = str(tmp_path / name)
+    tf.estimator.Estimator(
+        model_fn, model_dir, tf.estimator.RunConfig(tf_random_seed=7)).train(
+        tf.estimator.inputs.numpy_input_fn(
+            {"x": images}, labels, batch_size=10, num_epochs=None,
+            shuffle=True), steps=1)
+    reader = tf.train.load_checkpoint(model_dir + "/model.ckpt-0")
+    initial.append({name: reader.get_tensor(name) for name in WEIGHTS})
+    # What one wrote, the other goes on with.
+    other = {"bare": cnn_mnist.cnn_model_fn, "ours": bare_model_fn}[name]
+    estimator = tf.estimator.Estimator(other, model_dir)
+    estimator.train(tf.estimator.inputs.numpy_input_fn(
+        {"x": images}, labels, batch_size=10, num_epochs=None, shuffle=True),
+                    steps=1)
+    assert estimator.get_variable_value("global_step") == 2
+  for name in WEIGHTS:
+    np.testing.assert_array_equal(initial[0][name], initial[1][name])
