@@ -38,7 +38,8 @@ class Running(object):
   """A run in the background whose log can be waited for."""
 
   def __init__(self, *flags, **kwargs):
-    self.process = start_script(*flags, stdout=subprocess.DEVNULL, **kwargs)
+    kwargs.setdefault("stdout", subprocess.DEVNULL)
+    self.process = start_script(*flags, **kwargs)
     self.log = []
     self._reader = threading.Thread(target=self._read)
     self._reader.start()
