@@ -7,9 +7,11 @@ FROM ${TF_IMAGE}
 # TensorFlow and numpy are the base image's, so nothing is installed.
 COPY cnn_mnist.py /app/
 
-# Writable by whatever --user it is run as.
-RUN mkdir /data /model && chmod 1777 /data /model
+# For whatever --user it is run as: readable, also from a checkout with umask
+# 077, and writable, also after another user's run.
+RUN chmod -R a+rX /app && mkdir /data /model && chmod 777 /data /model
 VOLUME ["/data", "/model"]
+WORKDIR /model
 
 # In exec form: flags are passed on, and signals reach Python, which is PID 1.
 ENTRYPOINT ["python3", "/app/cnn_mnist.py", "--data_dir=/data", "--model_dir=/model"]

@@ -4,7 +4,6 @@ For TensorFlow 1.15 and its tf.estimator. With the default flags: 20,000 steps
 of 100 images, then the accuracy on the 10,000 test images, about 97 %.
 """
 import datetime
-import functools
 import gzip
 import hashlib
 import logging
@@ -17,6 +16,10 @@ import tempfile
 import threading
 import time
 import zlib
+
+if __name__ == "__main__":  # PID 1 has no default; the imports take seconds.
+  for number in (signal.SIGTERM, signal.SIGINT):
+    signal.signal(number, lambda signum, _: os._exit(128 + signum))
 
 try:
   import http.client
@@ -31,10 +34,10 @@ try:
 except (ImportError, TypeError) as e:  # TypeError: protobuf >= 3.21
   if __name__ != "__main__":
     raise
-  sys.exit("cnn_mnist.py: needs TensorFlow 1.15 on Python 3.7, but this is "
-           "Python %d.%d (%s): %s. Run: python3.7 -m pip install -r "
-           "requirements.txt" % (sys.version_info[:2] + (
-               sys.executable, str(e).split("\n")[0])))
+  sys.exit("cnn_mnist.py: error: %s; this is Python %d.%d, %s. TensorFlow 1.15 "
+           "is needed, on Python 3.7: python3.7 -m pip install -r "
+           "requirements.txt" % ((str(e).split("\n")[0],) +
+                                 sys.version_info[:2] + (sys.executable,)))
 try:
   import fcntl
 except ImportError:  # On Windows; two runs in one model_dir are not noticed.
@@ -95,20 +98,23 @@ def download(name, data_dir):
     for url in [mirror + name for mirror in MIRRORS]:
       tf.logging.info("Downloading %s", url)
       try:
-        with urllib.request.urlopen(url, timeout=STALL_SECS) as response:
-          digest = hashlib.sha256()
-          start = shown = time.time()
-          with open(path, "wb") as f:
-            for chunk in iter(functools.partial(response.read1, 1 << 16), b""):
-              f.write(chunk)
-              digest.update(chunk)
-              now = time.time()
-              if now - start > DOWNLOAD_SECS:
-                raise OSError("too slow")
-              if now - shown > 2:
-                shown = now
-                tf.logging.info("%d of %s bytes", f.tell(),
-                                response.headers.get("Content-Length", "?"))
+        start = shown = time.time()
+        digest = hashlib.sha256()
+        with urllib.request.urlopen(url, timeout=STALL_SECS) as response, open(
+            path, "wb") as f:
+          while True:
+            chunk = response.read1(1 << 16)
+            if not chunk:
+              break
+            f.write(chunk)
+            digest.update(chunk)
+            now = time.time()
+            if now - start > DOWNLOAD_SECS:
+              raise OSError("too slow")
+            if now - shown > 2:
+              shown = now
+              tf.logging.info("%d of %s bytes", f.tell(),
+                              response.headers.get("Content-Length", "?"))
         if digest.hexdigest() != SHA256[name]:
           raise OSError("wrong or incomplete content")
         os.replace(path, os.path.join(data_dir, name))
@@ -123,14 +129,11 @@ def download(name, data_dir):
 
 def find_mnist(data_dir):
   """Returns the paths of the four files; downloads those that are missing."""
-  paths = {}
-  for name in SHA256:
-    for path in (os.path.join(data_dir, name[:-len(".gz")]),
-                 os.path.join(data_dir, name)):
-      if os.path.lexists(path):
-        paths[name] = path
+  paths = {name: path for name in SHA256 for path in (
+      os.path.join(data_dir, name[:-len(".gz")]), os.path.join(data_dir, name))
+           if os.path.lexists(path)}
   for name in [name for name in SHA256 if name not in paths]:
-    for other, path in paths.items():  # No mixture with another data set.
+    for other, path in paths.items():  # No mixture with another data set
       with open(path, "rb") as f:
         if hashlib.sha256(f.read()).hexdigest() != SHA256[other]:
           raise UserError("%s is not MNIST's own, so %s will not be downloaded "
@@ -148,15 +151,14 @@ def read_idx(path, item_shape):
   Returns uint8 [N, 28, 28] for the item_shape (28, 28), uint8 [N] for (), or
   raises UserError. Takes memory for what the file holds, not what it promises.
   """
-  start = (0x801 + len(item_shape),)  # The magic number; N comes after it.
+  begin = (0x801 + len(item_shape), "N") + item_shape  # 0x801: magic number
+  header = struct.Struct(">%dI" % len(begin))
   try:
     with (gzip.open if path.endswith(".gz") else open)(path, "rb") as f:
-      header = struct.Struct(">%dI" % (2 + len(item_shape)))
-      numbers = header.unpack(f.read(header.size).ljust(header.size, b"\0"))
-      if numbers[:1] + numbers[2:] != start + item_shape:
-        raise UserError("%s begins with %s, not %s" % (
-            path, numbers, start + ("N",) + item_shape))
-      size = numbers[1] * int(np.prod(item_shape))
+      found = header.unpack(f.read(header.size).ljust(header.size, b"\0"))
+      if found[:1] + found[2:] != begin[:1] + begin[2:]:
+        raise UserError("%s begins with %s, not %s" % (path, found, begin))
+      size = found[1] * int(np.prod(item_shape))
       data = bytearray()
       while len(data) <= size:  # To the end, where gzip checks its CRC
         chunk = f.read(1 << 20)
@@ -168,7 +170,7 @@ def read_idx(path, item_shape):
                     "download" % (path, getattr(e, "strerror", None) or e))
   if len(data) != size or not size:
     raise UserError("%s has %s data for the %d examples of its header" % (
-        path, "more" if len(data) > size else "too little", numbers[1]))
+        path, "more" if len(data) > size else "too little", found[1]))
   return np.frombuffer(data, np.uint8).reshape((-1,) + item_shape)
 
 
@@ -222,41 +224,33 @@ def cnn_model_fn(features, labels, mode, params=None):
     tf.estimator.EstimatorSpec of the mode. Predictions: "classes", int64
     [batch] in 0..9, and "probabilities", float32 [batch, 10] in [0, 1].
   """
-  # [batch, 784] -> [batch, 28, 28, 1]; the 1 is the only colour, grey.
+  # [batch, 28, 28, 1]: one colour, grey
   input_layer = tf.reshape(features["x"], [-1, 28, 28, 1])
-  # [batch, 28, 28, 1] -> [batch, 28, 28, 32]
-  conv1 = tf.layers.conv2d(
+  conv1 = tf.layers.conv2d(  # [batch, 28, 28, 32]
       inputs=input_layer, filters=32, kernel_size=[5, 5], padding="same",
       activation=tf.nn.relu)
-  # [batch, 28, 28, 32] -> [batch, 14, 14, 32]
-  pool1 = tf.layers.max_pooling2d(inputs=conv1, pool_size=[2, 2], strides=2)
-  # [batch, 14, 14, 32] -> [batch, 14, 14, 64]
-  conv2 = tf.layers.conv2d(
+  pool1 = tf.layers.max_pooling2d(  # [batch, 14, 14, 32]
+      inputs=conv1, pool_size=[2, 2], strides=2)
+  conv2 = tf.layers.conv2d(  # [batch, 14, 14, 64]
       inputs=pool1, filters=64, kernel_size=[5, 5], padding="same",
       activation=tf.nn.relu)
-  # [batch, 14, 14, 64] -> [batch, 7, 7, 64]
-  pool2 = tf.layers.max_pooling2d(inputs=conv2, pool_size=[2, 2], strides=2)
-  # [batch, 7, 7, 64] -> [batch, 3136]
-  pool2_flat = tf.reshape(pool2, [-1, 7 * 7 * 64])
-  # [batch, 3136] -> [batch, 1024]
-  dense = tf.layers.dense(
+  pool2 = tf.layers.max_pooling2d(  # [batch, 7, 7, 64]
+      inputs=conv2, pool_size=[2, 2], strides=2)
+  pool2_flat = tf.reshape(pool2, [-1, 7 * 7 * 64])  # [batch, 3136]
+  dense = tf.layers.dense(  # [batch, 1024]
       inputs=pool2_flat, units=1024, activation=tf.nn.relu)
-  # [batch, 1024] still; in training each is zeroed with probability 0.4.
-  dropout = tf.layers.dropout(
+  dropout = tf.layers.dropout(  # [batch, 1024], in training 40 % of them 0
       inputs=dense, rate=0.4, training=mode == tf.estimator.ModeKeys.TRAIN)
-  # [batch, 1024] -> [batch, 10]
-  logits = tf.layers.dense(inputs=dropout, units=10)
+  logits = tf.layers.dense(inputs=dropout, units=10)  # [batch, 10]
 
   predictions = {
-      # [batch, 10] -> [batch]
-      "classes": tf.argmax(input=logits, axis=1),
+      "classes": tf.argmax(input=logits, axis=1),  # [batch]
       # [batch, 10]; the logging hook finds it by its name.
       "probabilities": tf.nn.softmax(logits, name="softmax_tensor")
   }
   if mode == tf.estimator.ModeKeys.PREDICT:
     return tf.estimator.EstimatorSpec(mode=mode, predictions=predictions)
 
-  # A scalar, the mean of the batch
   loss = tf.losses.sparse_softmax_cross_entropy(labels=labels, logits=logits)
   if mode == tf.estimator.ModeKeys.TRAIN:
     optimizer = tf.train.GradientDescentOptimizer(
@@ -315,15 +309,15 @@ class StopOnSignalHook(tf.estimator.SessionRunHook):
   def catch_signals(self):
     for signum in (signal.SIGTERM, signal.SIGINT):
       signal.signal(signum, self._on_signal)
-    # Python calls the handler between two of its own instructions, so after
-    # TensorFlow's step. The second signal must not wait for that.
+    # Python waits with that until the step has returned. The second signal
+    # can't wait, so a thread looks out for it.
     arrivals, wakeup = os.pipe()
     os.set_blocking(wakeup, False)
     signal.set_wakeup_fd(wakeup)
-    def wait_for_second():
+    def exit_at_second():
       os.read(arrivals, 1)
-      os._exit(128 + ord(os.read(arrivals, 1)))  # pylint: disable=protected-access
-    threading.Thread(target=wait_for_second, daemon=True).start()
+      os._exit(128 + os.read(arrivals, 1)[0])
+    threading.Thread(target=exit_at_second, daemon=True).start()
 
   def _on_signal(self, signum, unused_frame):
     if not self.training:
@@ -365,12 +359,15 @@ def read_picture(path):
     border = np.concatenate([grey[0], grey[-1], grey[:, 0], grey[:, -1]])
     page = np.median(border)
     sign = -1 if page > (grey.min() + grey.max()) / 2 else 1
-    ink = sign * (grey - page) - 5 * np.median(np.abs(border - page))
+    ink = sign * (grey - page)
+    ink[ink < 5 * np.median(np.abs(border - page))] = 0
     if ink.max() < 0.05:
       raise UserError("--predict: %s shows no digit" % path)
-    ink = np.maximum(ink / ink.max(), 0)
-    rows, columns = np.where(ink > 0.05)
-    ink = ink[rows.min():rows.max() + 1, columns.min():columns.max() + 1]
+    ink /= ink.max()
+    # The digit's box: in a row or column with less than 1 %, it is specks.
+    rows, columns = [np.flatnonzero(total > 0.01 * total.max())
+                     for total in (ink.sum(axis=1), ink.sum(axis=0))]
+    ink = ink[rows[0]:rows[-1] + 1, columns[0]:columns[-1] + 1]
     size = [max(1, int(round(20 * n / max(ink.shape)))) for n in ink.shape]
     box = session.run(tf.compat.v2.image.resize(
         ink[:, :, np.newaxis], size, antialias=True))[:, :, 0]
@@ -384,8 +381,7 @@ def read_picture(path):
 def find_checkpoint(model_dir):
   """Returns the path of the newest checkpoint that is whole, or None.
 
-  Raises:
-    UserError: none is whole, or it is of another network.
+  Raises UserError if none is whole, or it is of another network.
   """
   try:
     state = tf.train.get_checkpoint_state(model_dir)
@@ -448,19 +444,17 @@ def make_config():
     raise UserError("TF_CONFIG is wrong: %s" % " ".join(str(e).split()))
 
 
-def connect_to_ps(config, ps):
+def connect_to_ps(target, ps):
   """Returns a session on a parameter server, with ops to add and count there.
 
-  A worker that is done adds itself. The server itself counts them, to know
-  when to end: TensorFlow's own never does.
+  A worker that is done adds itself; the server counts them, to know when to
+  end. TensorFlow's own never ends.
   """
   with tf.Graph().as_default(), tf.device("/job:ps/task:%d" % ps):
     done = tf.FIFOQueue(1000, tf.int32, shapes=[()], shared_name="done")
     add, count = done.enqueue(1), done.size()
-    session = tf.Session(
-        "grpc://" + config.cluster_spec.task_address("ps", ps),
-        config=tf.ConfigProto(device_filters=["/job:ps/task:%d" % ps]))
-  return session, add, count
+    return tf.Session(target, config=tf.ConfigProto(
+        device_filters=["/job:ps/task:%d" % ps])), add, count
 
 
 def main(unused_argv):
@@ -481,8 +475,8 @@ def main(unused_argv):
 
   config = make_config()
   if config.task_type == "ps":
-    tf.distribute.Server(config.cluster_spec, "ps", config.task_id)
-    session, _, count = connect_to_ps(config, config.task_id)
+    server = tf.distribute.Server(config.cluster_spec, "ps", config.task_id)
+    session, _, count = connect_to_ps(server.target, config.task_id)
     while session.run(count) < config.num_worker_replicas:
       time.sleep(1)
     return
@@ -505,7 +499,7 @@ def main(unused_argv):
     return
 
   if config.is_chief and "://" not in FLAGS.model_dir:
-    lock = lock_model_dir(FLAGS.model_dir)  # pylint: disable=unused-variable
+    lock = lock_model_dir(FLAGS.model_dir)
     if checkpoint != tf.train.latest_checkpoint(FLAGS.model_dir):
       tf.train.update_checkpoint_state(FLAGS.model_dir, checkpoint)
   (train_data, train_labels), (eval_data, eval_labels) = load_mnist(
@@ -536,15 +530,17 @@ def main(unused_argv):
   except tf.estimator.NanLossDuringTrainingError:
     raise UserError("the loss became NaN or above 100: give a --learning_rate "
                     "below %g" % FLAGS.learning_rate)
-  except tf.errors.ResourceExhaustedError as e:
-    raise UserError("out of space or memory, the last checkpoint is kept: %s" %
-                    e.message.split("\n")[0])
+  except (tf.errors.ResourceExhaustedError,
+          tf.errors.PermissionDeniedError) as e:
+    raise UserError("no more space, memory or permission; the last checkpoint "
+                    "is kept: %s" % e.message.split("\n")[0])
   if stop_hook.signum:
     tf.logging.info("Stopped by signal %d, checkpoint saved: the same command "
                     "goes on from there", stop_hook.signum)
     sys.exit(128 + stop_hook.signum)
   for ps in range(config.num_ps_replicas):
-    session, add, _ = connect_to_ps(config, ps)
+    session, add, _ = connect_to_ps(
+        "grpc://" + config.cluster_spec.task_address("ps", ps), ps)
     session.run(add)
 
   if alone or config.task_type in ("evaluator", "master"):
