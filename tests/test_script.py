@@ -16,7 +16,8 @@ import tensorflow as tf
 
 import cnn_mnist
 import handwritten_digits
-from conftest import ROOT, SCRIPT, UNPRIVILEGED, Result, run_script, start_script
+from conftest import (
+    ROOT, SCRIPT, UNPRIVILEGED, Result, run_script, start_script)
 
 
 def result_of(result):
@@ -110,7 +111,8 @@ def test_real_mnist(mnist_dir, tmp_path):
 def test_seed(flags, tmp_path):
   """What --seed's help promises of the initial weights, and what it doesn't."""
   weights = {}
-  for run, seed in (("a", "7"), ("b", "7"), ("c", "8"), ("d", None), ("e", None)):
+  for run, seed in (("a", "7"), ("b", "7"), ("c", "8"), ("d", None),
+                    ("e", None)):
     model_dir = str(tmp_path / run)
     result_of(run_script(
         *flags + ["--model_dir=" + model_dir, "--train_steps=2"] +
