@@ -64,8 +64,10 @@ flags.DEFINE_integer("save_checkpoints_steps", 1000,
 flags.DEFINE_integer("seed", None, "Repeats the initial weights and the random "
                      "numbers of dropout, but not the order of the images: two "
                      "runs still differ.", lower_bound=0)
-flags.DEFINE_list("predict", [], "Train nothing, but classify these pictures "
+flags.DEFINE_list("predict", None, "Train nothing, but classify these pictures "
                   "(PNG, JPEG, GIF, BMP), comma-separated.")
+flags.register_validator("predict", lambda paths: paths is None or all(
+    paths + [paths]), message="names no picture")
 flags.DEFINE_string("export_dir", None, "After the evaluation, write a "
                     "SavedModel into a new numbered folder in this one.")
 
@@ -123,8 +125,9 @@ def download(name, data_dir):
         problems.append("%s (%s)" % (url, e))
   raise UserError(
       "no %s in --data_dir=%s, nor from %s. Put the four MNIST files there, or "
-      "make some without a network: python tests/handwritten_digits.py DIR, "
-      "then --data_dir=DIR" % (name, data_dir, ", nor from ".join(problems)))
+      "make some without a network: %s tests/handwritten_digits.py DIR, "
+      "then --data_dir=DIR" % (name, data_dir, ", nor from ".join(problems),
+                               sys.executable))
 
 
 def find_mnist(data_dir):
@@ -316,7 +319,11 @@ class StopOnSignalHook(tf.estimator.SessionRunHook):
     signal.set_wakeup_fd(wakeup)
     def exit_at_second():
       os.read(arrivals, 1)
-      os._exit(128 + os.read(arrivals, 1)[0])
+      first = time.time()
+      while True:
+        signum = os.read(arrivals, 1)[0]
+        if time.time() - first > 0.5:  # timeout(1) sends two at once as one.
+          os._exit(128 + signum)
     threading.Thread(target=exit_at_second, daemon=True).start()
 
   def _on_signal(self, signum, unused_frame):
@@ -500,6 +507,8 @@ def main(unused_argv):
 
   if config.is_chief and "://" not in FLAGS.model_dir:
     lock = lock_model_dir(FLAGS.model_dir)
+    if FLAGS.export_dir and os.path.isfile(FLAGS.export_dir):
+      raise UserError("--export_dir=%s is a file" % FLAGS.export_dir)
     if checkpoint != tf.train.latest_checkpoint(FLAGS.model_dir):
       tf.train.update_checkpoint_state(FLAGS.model_dir, checkpoint)
   (train_data, train_labels), (eval_data, eval_labels) = load_mnist(
@@ -529,7 +538,7 @@ def main(unused_argv):
                                 throttle_secs=10))
   except tf.estimator.NanLossDuringTrainingError:
     raise UserError("the loss became NaN or above 100: give a --learning_rate "
-                    "below %g" % FLAGS.learning_rate)
+                    "well below %g" % FLAGS.learning_rate)
   except (tf.errors.ResourceExhaustedError,
           tf.errors.PermissionDeniedError) as e:
     raise UserError("no more space, memory or permission; the last checkpoint "

@@ -211,6 +211,17 @@ def test_export_dir_not_writable(trained, digits_dir, tmp_path):
   assert "--export_dir=%s" % path in result.stderr.splitlines()[-1]
 
 
+def test_export_dir_is_a_file(digits_dir, tmp_path):
+  """Said before the training."""
+  path = tmp_path / "export"
+  path.write_text(u"")
+  result = run_script("--data_dir=" + digits_dir,
+                      "--model_dir=%s" % (tmp_path / "m"),
+                      "--export_dir=%s" % path)
+  result.check_error("--export_dir=%s is a file" % path)
+  assert "At step" not in result.stderr
+
+
 def events(folder):
   """All values in the event files of a folder, by tag."""
   values = {}

@@ -184,6 +184,8 @@ def test_without_tensorflow():
     ("--log_every_n_iter=0", ["log_every_n_iter"]),
     ("--save_checkpoints_steps=0", ["save_checkpoints_steps"]),
     ("--seed=-1", ["seed"]),
+    ("--predict=", ["predict", "no picture"]),
+    ("--predict=a.png,", ["predict", "no picture"]),
     ("MNIST-data", ["MNIST-data"]),
 ])
 def test_wrong_flag(flag, words, tmp_path):
@@ -273,6 +275,19 @@ def test_signal_while_training(flags, tmp_path, signum, prefix):
   result = run_script("--train_steps=%d" % (step + 2), *flags)
   assert "At step %d of %d: training" % (step, step + 2) in result.stderr
   assert result_of(result)[2] == step + 2
+
+
+def test_two_signals_at_once(flags, tmp_path):
+  """As timeout(1) sends them, to the process and to its group: that is one."""
+  run = Running("--train_steps=1000000", "--save_checkpoints_steps=1000000",
+                *flags)
+  run.wait_for("loss = ")
+  for _ in range(3):
+    os.kill(run.process.pid, signal.SIGTERM)
+    time.sleep(0.05)
+  assert run.wait() == 128 + signal.SIGTERM
+  assert step_of(tmp_path / "model") > 1
+  assert "Stopped by signal 15" in "".join(run.log)
 
 
 @pytest.mark.parametrize("prefix", [[], ["unshare", "--pid", "--fork"]])
