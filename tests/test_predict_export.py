@@ -97,7 +97,7 @@ def test_predict(trained, digits, tmp_path, form):
   # The photographs' noise hides much of these digits, whose strokes are soft:
   # in 8x8 they had no sharp edges. README has the accuracy on MNIST's.
   least = {"plain.png": 0.95, "inverted.png": 0.95, "colour.png": 0.95,
-           "photo.jpg": 0.6}.get(form, 0.85)
+           "large.png": 0.7, "photo.jpg": 0.6}.get(form, 0.85)
   assert hits >= least * count
   assert sorted(os.listdir(model_dir)) == before
 
