@@ -6,7 +6,6 @@ of 100 images, then the accuracy on the 10,000 test images, about 97 %.
 import datetime
 import gzip
 import hashlib
-import logging
 import os
 import re
 import signal
@@ -506,7 +505,7 @@ def main(unused_argv):
     return
 
   if config.is_chief and "://" not in FLAGS.model_dir:
-    lock = lock_model_dir(FLAGS.model_dir)
+    lock = lock_model_dir(FLAGS.model_dir)  # Until this process ends
     if FLAGS.export_dir and os.path.isfile(FLAGS.export_dir):
       raise UserError("--export_dir=%s is a file" % FLAGS.export_dir)
     if checkpoint != tf.train.latest_checkpoint(FLAGS.model_dir):

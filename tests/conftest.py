@@ -72,7 +72,7 @@ def run_script(*flags, **kwargs):
 
 @pytest.fixture(scope="session")
 def trained(digits_dir, tmp_path_factory):
-  """(model_dir, Result) of a run on the digits, 200 steps, accuracy > 0.9."""
+  """(model_dir, Result) of a run on the digits, 200 steps."""
   model_dir = str(tmp_path_factory.mktemp("trained"))
   result = run_script("--data_dir=" + digits_dir, "--model_dir=" + model_dir,
                       "--train_steps=200", "--learning_rate=0.1",

@@ -4,7 +4,6 @@ import os
 import re
 import signal
 import socket
-import time
 
 import pytest
 import tensorflow as tf
