@@ -9,7 +9,7 @@ import hashlib
 import os
 import re
 import signal
-import struct
+import socket
 import sys
 import tempfile
 import threading
@@ -33,33 +33,27 @@ try:
 except (ImportError, TypeError) as e:  # TypeError: protobuf >= 3.21
   if __name__ != "__main__":
     raise
-  sys.exit("cnn_mnist.py: error: %s; this is Python %d.%d, %s. TensorFlow 1.15 "
-           "is needed, on Python 3.7: python3.7 -m pip install -r "
-           "requirements.txt" % ((str(e).split("\n")[0],) +
-                                 sys.version_info[:2] + (sys.executable,)))
-try:
-  import fcntl
-except ImportError:  # On Windows; two runs in one model_dir are not noticed.
-  fcntl = None
+  sys.exit("cnn_mnist.py: error: %s; this is Python %s, %s. TensorFlow 1.15 is "
+           "needed, on Python 3.7: python3.7 -m pip install -r requirements.txt"
+           % (str(e).split("\n")[0], sys.version.split()[0], sys.executable))
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("data_dir", "MNIST-data", "Folder of the four MNIST files, "
                     ".gz or unpacked; missing ones are downloaded into it.")
 flags.DEFINE_string("model_dir", "/tmp/mnist_convnet_model",
                     "Folder of the checkpoints and TensorBoard's summaries.")
-flags.DEFINE_integer("train_steps", 20000, "Global step to train to: a run "
-                     "that was interrupted goes on to it, one that has "
-                     "reached it is only evaluated.", lower_bound=1)
+flags.DEFINE_integer("train_steps", 20000, "Global step to train to: a stopped "
+                     "run goes on to it, a finished one is only evaluated.",
+                     lower_bound=1)
 flags.DEFINE_integer("batch_size", 100, "Images a step.", lower_bound=1)
 flags.DEFINE_float("learning_rate", 0.001, "Of the gradient descent.")
 flags.register_validator("learning_rate", lambda rate: 0 < rate < float("inf"),
                          message="must be a number above 0")
-flags.DEFINE_integer("log_every_n_iter", 50,
-                     "Log the probabilities every so many steps.",
+flags.DEFINE_integer("log_every_n_iter", 50, "Steps from one log of the "
+                     "probabilities to the next.", lower_bound=1)
+flags.DEFINE_integer("save_checkpoints_steps", 1000, "Steps from a checkpoint "
+                     "to the next: the most that a killed run has to repeat.",
                      lower_bound=1)
-flags.DEFINE_integer("save_checkpoints_steps", 1000,
-                     "Save a checkpoint every so many steps: the most that a "
-                     "killed run has to repeat.", lower_bound=1)
 flags.DEFINE_integer("seed", None, "Repeats the initial weights and the random "
                      "numbers of dropout, but not the order of the images: two "
                      "runs still differ.", lower_bound=0)
@@ -103,10 +97,7 @@ def download(name, data_dir):
         digest = hashlib.sha256()
         with urllib.request.urlopen(url, timeout=STALL_SECS) as response, open(
             path, "wb") as f:
-          while True:
-            chunk = response.read1(1 << 16)
-            if not chunk:
-              break
+          for chunk in iter(lambda: response.read1(1 << 16), b""):
             f.write(chunk)
             digest.update(chunk)
             now = time.time()
@@ -134,13 +125,14 @@ def find_mnist(data_dir):
   paths = {name: path for name in SHA256 for path in (
       os.path.join(data_dir, name[:-len(".gz")]), os.path.join(data_dir, name))
            if os.path.lexists(path)}
-  for name in [name for name in SHA256 if name not in paths]:
-    for other, path in paths.items():  # No mixture with another data set
-      with open(path, "rb") as f:
-        if hashlib.sha256(f.read()).hexdigest() != SHA256[other]:
-          raise UserError("%s is not MNIST's own, so %s will not be downloaded "
-                          "to go with it: add it, or empty --data_dir=%s" %
-                          (path, name, data_dir))
+  missing = [name for name in SHA256 if name not in paths]
+  for name in paths if missing else ():  # No mixture with another data set
+    with open(paths[name], "rb") as f:
+      if hashlib.sha256(f.read()).hexdigest() != SHA256[name]:
+        raise UserError("%s is not MNIST's own, so %s will not be downloaded "
+                        "to go with it: add it, or empty --data_dir=%s" %
+                        (paths[name], missing[0], data_dir))
+  for name in missing:
     os.makedirs(data_dir, exist_ok=True)
     download(name, data_dir)
     paths[name] = os.path.join(data_dir, name)
@@ -153,20 +145,19 @@ def read_idx(path, item_shape):
   Returns uint8 [N, 28, 28] for the item_shape (28, 28), uint8 [N] for (), or
   raises UserError. Takes memory for what the file holds, not what it promises.
   """
-  begin = (0x801 + len(item_shape), "N") + item_shape  # 0x801: magic number
-  header = struct.Struct(">%dI" % len(begin))
+  begin = [0x801 + len(item_shape), "N"] + list(item_shape)  # 0x801: its magic
   try:
     with (gzip.open if path.endswith(".gz") else open)(path, "rb") as f:
-      found = header.unpack(f.read(header.size).ljust(header.size, b"\0"))
+      header = f.read(4 * len(begin)).ljust(4 * len(begin), b"\0")
+      found = np.frombuffer(header, ">u4").tolist()
       if found[:1] + found[2:] != begin[:1] + begin[2:]:
         raise UserError("%s begins with %s, not %s" % (path, found, begin))
       size = found[1] * int(np.prod(item_shape))
       data = bytearray()
-      while len(data) <= size:  # To the end, where gzip checks its CRC
-        chunk = f.read(1 << 20)
-        if not chunk:
-          break
+      for chunk in iter(lambda: f.read(1 << 20), b""):
         data += chunk
+        if len(data) > size:
+          break
   except (OSError, EOFError, zlib.error) as e:
     raise UserError("%s can't be read (%s): mend it, or delete it for a new "
                     "download" % (path, getattr(e, "strerror", None) or e))
@@ -257,23 +248,19 @@ def cnn_model_fn(features, labels, mode, params=None):
   if mode == tf.estimator.ModeKeys.TRAIN:
     optimizer = tf.train.GradientDescentOptimizer(
         learning_rate=(params or {}).get("learning_rate", 0.001))
-    train_op = optimizer.minimize(
-        loss=loss, global_step=tf.train.get_global_step())
+    train_op = optimizer.minimize(loss, tf.train.get_global_step())
     # For TensorBoard, which has the loss already. "accuracy" is also the name
     # of the metric below, so both are curves of one chart.
     hits = tf.equal(predictions["classes"], tf.cast(labels, tf.int64))
     tf.summary.scalar("accuracy", tf.reduce_mean(tf.cast(hits, tf.float32)))
     tf.summary.image("digits", input_layer, max_outputs=3)
-    return tf.estimator.EstimatorSpec(
-        mode=mode, loss=loss, train_op=train_op,
-        training_hooks=[DivergenceHook(loss)])
+    return tf.estimator.EstimatorSpec(mode=mode, loss=loss, train_op=train_op,
+                                      training_hooks=[DivergenceHook(loss)])
 
-  eval_metric_ops = {
-      "accuracy": tf.metrics.accuracy(
-          labels=labels, predictions=predictions["classes"])
-  }
+  accuracy = tf.metrics.accuracy(
+      labels=labels, predictions=predictions["classes"])
   return tf.estimator.EstimatorSpec(
-      mode=mode, loss=loss, eval_metric_ops=eval_metric_ops)
+      mode=mode, loss=loss, eval_metric_ops={"accuracy": accuracy})
 
 
 class DivergenceHook(tf.estimator.NanTensorHook):
@@ -293,8 +280,7 @@ class ProgressHook(tf.estimator.StepCounterHook):
 
   def _log_and_record(self, elapsed_steps, elapsed_time, global_step):
     rate = elapsed_steps / elapsed_time
-    left = datetime.timedelta(
-        seconds=int((self._last_step - global_step) / rate))
+    left = datetime.timedelta(seconds=(self._last_step - global_step) // rate)
     tf.logging.info("Step %d of %d, %.1f steps/s, %s left", global_step,
                     self._last_step, rate, left)
 
@@ -308,22 +294,21 @@ class StopOnSignalHook(tf.estimator.SessionRunHook):
   signum = None
   training = False
 
-  def catch_signals(self):
+  def __init__(self):
     for signum in (signal.SIGTERM, signal.SIGINT):
       signal.signal(signum, self._on_signal)
     # Python waits with that until the step has returned. The second signal
     # can't wait, so a thread looks out for it.
-    arrivals, wakeup = os.pipe()
-    os.set_blocking(wakeup, False)
-    signal.set_wakeup_fd(wakeup)
-    def exit_at_second():
-      os.read(arrivals, 1)
-      first = time.time()
-      while True:
-        signum = os.read(arrivals, 1)[0]
-        if time.time() - first > 0.5:  # timeout(1) sends two at once as one.
-          os._exit(128 + signum)
-    threading.Thread(target=exit_at_second, daemon=True).start()
+    self._arrivals, self._wakeup = socket.socketpair()
+    self._wakeup.setblocking(False)
+    signal.set_wakeup_fd(self._wakeup.fileno())
+    threading.Thread(target=self._exit_at_second, daemon=True).start()
+
+  def _exit_at_second(self):
+    self._arrivals.recv(1, socket.MSG_PEEK)
+    time.sleep(0.5)  # timeout(1) sends two at once as one.
+    self._arrivals.recv(1000)
+    os._exit(128 + self._arrivals.recv(1)[0])
 
   def _on_signal(self, signum, unused_frame):
     if not self.training:
@@ -409,14 +394,14 @@ def find_checkpoint(model_dir):
     return None
   with tf.Graph().as_default():
     tf.train.create_global_step()
-    cnn_model_fn({"x": tf.zeros([1, 784])}, None, "infer")
+    cnn_model_fn({"x": tf.zeros([1, 784])}, None, tf.estimator.ModeKeys.PREDICT)
     expected = {v.op.name: v.shape.as_list() for v in tf.global_variables()}
   for name in sorted(set(found) | set(expected)):
-    here, there = expected.get(name, "absent"), found.get(name, "absent")
-    if here != there:
+    shapes = found.get(name, "absent"), expected.get(name, "absent")
+    if shapes[0] != shapes[1]:
       raise UserError("--model_dir=%s holds another network: %s is %s there, "
                       "%s here. Delete it, or give another" %
-                      (model_dir, name, there, here))
+                      ((model_dir, name) + shapes))
   return path
 
 
@@ -425,7 +410,8 @@ def lock_model_dir(model_dir):
   try:
     os.makedirs(model_dir, exist_ok=True)
     lock = open(os.path.join(model_dir, ".lock"), "a")
-    if fcntl:
+    if os.name == "posix":
+      import fcntl
       fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     return lock
   except BlockingIOError:
@@ -463,9 +449,10 @@ def connect_to_ps(target, ps):
         device_filters=["/job:ps/task:%d" % ps])), add, count
 
 
-def main(unused_argv):
+def main(argv):
+  if len(argv) > 1:
+    raise UserError("unexpected argument %r: flags begin with --" % argv[1])
   stop_hook = StopOnSignalHook()
-  stop_hook.catch_signals()
   logger = tf.get_logger()
   logger.handlers = []  # absl's is there, and tells the time.
   logger.addFilter(lambda record: record.filename not in (
@@ -473,9 +460,8 @@ def main(unused_argv):
   logger.setLevel(tf.logging.INFO)
   # Of the 100 probabilities of a batch, the hook logs the first and last five.
   np.set_printoptions(precision=3, threshold=100, edgeitems=5)
-  gpus = [device.physical_device_desc
-          for device in device_lib.list_local_devices()
-          if device.device_type == "GPU"]
+  gpus = [device.physical_device_desc for device in
+          device_lib.list_local_devices() if device.device_type == "GPU"]
   tf.logging.info("TensorFlow %s on %d GPUs: %s", tf.__version__, len(gpus),
                   "; ".join(gpus) or "it runs on the CPU")
 
@@ -564,18 +550,8 @@ def main(unused_argv):
                       (FLAGS.export_dir, e))
 
 
-def parse_flags(argv):
-  """Parses the flags; like absl's own parser, but with errors of one line."""
-  try:
-    rest = FLAGS(argv)[1:]
-  except flags.Error as e:
-    raise UserError(" ".join(str(e).split()))
-  if rest:
-    raise UserError("unexpected argument %r: flags begin with --" % rest[0])
-
-
 if __name__ == "__main__":
   try:
-    app.run(main, flags_parser=parse_flags)
-  except UserError as e:
+    app.run(main, flags_parser=FLAGS)
+  except (UserError, flags.Error) as e:
     sys.exit("cnn_mnist.py: error: %s" % e)
