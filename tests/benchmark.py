@@ -5,8 +5,9 @@
 
 Each program is a process of its own, in turn, for several rounds. Rates are
 from its first step to its last, as its log shows them to who reads it; a ratio
-is the median of the ratios within the rounds. PYTHON are interpreters of other
-environments: with the fast wheel (see README), with PyTorch.
+is the median of the ratios within the rounds; ranges are of all rounds. PYTHON
+are interpreters of other environments: with the fast wheel (see README), with
+PyTorch.
 
   python tests/benchmark.py --data_dir=MNIST-data --scaling
 
@@ -26,7 +27,6 @@ SCRIPT = os.path.join(ROOT, "cnn_mnist.py")
 FAST_ENV = {  # As in README
     "KMP_BLOCKTIME": "1",
     "KMP_AFFINITY": "granularity=fine,compact,1,0",
-    "TF_NUM_INTEROP_THREADS": "1",
     "TF_MKL_OPTIMIZE_PRIMITIVE_MEMUSE": "false",
     "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
 }
@@ -135,6 +135,17 @@ def median(values):
   return (values[middle] + values[-1 - middle]) / 2
 
 
+def ratios(rates, others):
+  """The ratio of each round."""
+  return [rate / other for rate, other in zip(rates, others)]
+
+
+def spread(form, values):
+  """Median, least and most, for a table."""
+  return "%s (%s-%s)" % tuple(
+      form % value for value in (median(values), min(values), max(values)))
+
+
 def ours(python, steps, data_dir, *flags):
   """The command of cnn_mnist.py."""
   return [python, SCRIPT, "--data_dir=" + data_dir, "--model_dir=model",
@@ -161,19 +172,28 @@ def compare(options):
         ("PyTorch, " + layout.replace("_", " "),
          [options.torch_python, "-c", PYTORCH, str(options.steps), layout], {})
         for layout in ("NCHW", "channels_last")]
-  results = {name: [] for name, _, _ in programs}
+  names = [name for name, _, _ in programs]
+  results = {name: [] for name in names}
   for _ in range(options.rounds):
     for name, command, env in programs:
       results[name].append(run(command, options.steps, env, options.data_dir))
-  base = results[programs[0][0]]
+  starts, rates, peaks = [
+      {name: [values[i] for values in results[name]] for name in names}
+      for i in range(3)]
   print("| program | steps/s | of the tutorial's | to the first step | peak "
         "memory |\n| --- | --- | --- | --- | --- |")
-  for name, _, _ in programs:
-    starts, rates, peaks = zip(*results[name])
-    ratios = [rate / other[1] for rate, other in zip(rates, base)]
-    print("| %s | %.1f (%.1f-%.1f) | %.2f (%.2f-%.2f) | %.1f s | %d MB |" % (
-        name, median(rates), min(rates), max(rates), median(ratios),
-        min(ratios), max(ratios), median(starts), median(peaks)))
+  for name in names:
+    print("| %s | %s | %s | %.1f s | %d MB |" % (
+        name, spread("%.1f", rates[name]),
+        spread("%.2f", ratios(rates[name], rates[names[0]])),
+        median(starts[name]), median(peaks[name])))
+  peers = [name for name in names if name.startswith("PyTorch")]
+  if peers:
+    peer = max(peers, key=lambda name: median(rates[name]))
+    print()
+    for name in names[:-len(peers)]:
+      print("%s: %s times %s" % (
+          name, spread("%.2f", ratios(rates[name], rates[peer])), peer))
 
 
 def scale(options):
