@@ -296,7 +296,7 @@ def test_second_signal(flags, prefix):
   """In a step of many seconds: the first waits for its end, not the second."""
   if prefix and subprocess.call(prefix + ["true"]):
     pytest.skip("no right to make a PID namespace")
-  run = Running("--batch_size=4000", prefix=prefix, *flags[:2])
+  run = Running("--batch_size=8000", prefix=prefix, *flags[:2])
   run.wait_for("Saving checkpoints for 0 ")
   time.sleep(2)
   pid = descendant(run.process.pid)
