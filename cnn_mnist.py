@@ -44,8 +44,9 @@ flags.DEFINE_string("model_dir", "/tmp/mnist_convnet_model",
                     "Folder of the checkpoints and TensorBoard's summaries.")
 flags.DEFINE_integer("train_steps", 20000, "Global step to train to: a stopped "
                      "run goes on to it, a finished one is only evaluated.",
-                     lower_bound=1)
-flags.DEFINE_integer("batch_size", 100, "Images a step.", lower_bound=1)
+                     lower_bound=1, upper_bound=2**31 - 1)
+flags.DEFINE_integer("batch_size", 100, "Images a step.", lower_bound=1,
+                     upper_bound=2**31 - 1)
 flags.DEFINE_float("learning_rate", 0.001, "Of the gradient descent.")
 flags.register_validator("learning_rate", lambda rate: 0 < rate < float("inf"),
                          message="must be a number above 0")
@@ -56,13 +57,16 @@ flags.DEFINE_integer("save_checkpoints_steps", 1000, "Steps from a checkpoint "
                      lower_bound=1)
 flags.DEFINE_integer("seed", None, "Repeats the initial weights and the random "
                      "numbers of dropout, but not the order of the images: two "
-                     "runs still differ.", lower_bound=0)
+                     "runs still differ.", lower_bound=0,
+                     upper_bound=2**31 - 1)
 flags.DEFINE_list("predict", None, "Train nothing, but classify these pictures "
                   "(PNG, JPEG, GIF, BMP), comma-separated.")
 flags.register_validator("predict", lambda paths: paths is None or all(
     paths + [paths]), message="names no picture")
 flags.DEFINE_string("export_dir", None, "After the evaluation, write a "
                     "SavedModel into a new numbered folder in this one.")
+for name in ("data_dir", "model_dir", "export_dir"):
+  flags.register_validator(name, lambda path: path != "", "names no folder")
 
 MIRRORS = ("https://storage.googleapis.com/cvdf-datasets/mnist/",
            "https://ossci-datasets.s3.amazonaws.com/mnist/")
@@ -187,7 +191,7 @@ def load_mnist(data_dir):
   try:
     paths = find_mnist(data_dir)
   except OSError as e:
-    raise UserError("--data_dir=%s: %s" % (data_dir, e))
+    raise UserError("--data_dir=%s can't be used: %s" % (data_dir, e))
   splits = []
   for images_path, labels_path in (paths[:2], paths[2:]):
     images, labels = read_idx(images_path, (28, 28)), read_idx(labels_path, ())
@@ -280,16 +284,16 @@ class ProgressHook(tf.estimator.StepCounterHook):
 
   def _log_and_record(self, elapsed_steps, elapsed_time, global_step):
     rate = elapsed_steps / elapsed_time
-    left = datetime.timedelta(seconds=(self._last_step - global_step) // rate)
+    left = max(0, self._last_step - global_step) // rate
     tf.logging.info("Step %d of %d, %.1f steps/s, %s left", global_step,
-                    self._last_step, rate, left)
+                    self._last_step, rate, datetime.timedelta(seconds=left))
 
 
 class StopOnSignalHook(tf.estimator.SessionRunHook):
   """Ends the training after the running step on SIGTERM or SIGINT.
 
   The session then closes as it does after the last step, with a checkpoint. A
-  second signal ends the process at once, and so does one outside of training.
+  second signal ends the process at once. Outside of training, the first does.
   """
   signum = None
   training = False
@@ -386,7 +390,8 @@ def find_checkpoint(model_dir):
         reader.get_tensor(name)  # Checks its CRC.
       break
     except tf.errors.OpError as e:
-      tf.logging.warning("Passing over a damaged checkpoint: %s", e.message)
+      tf.logging.warning("Passing over a damaged checkpoint: %s (%s)", path,
+                         e.message)
   else:
     if tf.io.gfile.exists(os.path.join(model_dir, "checkpoint")):
       raise UserError("--model_dir=%s has no checkpoint that can be read: "
@@ -495,7 +500,12 @@ def main(argv):
     if FLAGS.export_dir and os.path.isfile(FLAGS.export_dir):
       raise UserError("--export_dir=%s is a file" % FLAGS.export_dir)
     if checkpoint != tf.train.latest_checkpoint(FLAGS.model_dir):
-      tf.train.update_checkpoint_state(FLAGS.model_dir, checkpoint)
+      # The latest is damaged, or another run saved it before it gave way.
+      checkpoint = find_checkpoint(FLAGS.model_dir)
+      paths = list(tf.train.get_checkpoint_state(
+          FLAGS.model_dir).all_model_checkpoint_paths)
+      tf.train.update_checkpoint_state(FLAGS.model_dir, checkpoint,
+                                       paths[:paths.index(checkpoint) + 1])
   (train_data, train_labels), (eval_data, eval_labels) = load_mnist(
       FLAGS.data_dir)
   train_input_fn = tf.estimator.inputs.numpy_input_fn(
@@ -544,7 +554,8 @@ def main(argv):
     receiver_fn = tf.estimator.export.build_raw_serving_input_receiver_fn(
         {"x": tf.placeholder(tf.float32, [None, 28, 28])})
     try:
-      mnist_classifier.export_saved_model(FLAGS.export_dir, receiver_fn)
+      path = mnist_classifier.export_saved_model(FLAGS.export_dir, receiver_fn)
+      tf.logging.info("Exported to %s", tf.compat.as_str(path))
     except (OSError, tf.errors.OpError) as e:
       raise UserError("--export_dir=%s can't be written: %s" %
                       (FLAGS.export_dir, e))

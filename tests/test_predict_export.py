@@ -157,6 +157,7 @@ def exported(trained, digits_dir, tmp_path_factory):
   assert "At step 200 of 200: no training" in result.stderr
   path, = export_dir.iterdir()
   assert re.match(r"^\d+$", path.name)
+  assert "Exported to %s\n" % path in result.stderr
   return str(path)
 
 

@@ -183,6 +183,12 @@ def test_without_tensorflow():
     ("--log_every_n_iter=0", ["log_every_n_iter"]),
     ("--save_checkpoints_steps=0", ["save_checkpoints_steps"]),
     ("--seed=-1", ["seed"]),
+    ("--train_steps=99999999999999999999", ["train_steps"]),
+    ("--batch_size=99999999999999999999", ["batch_size"]),
+    ("--seed=99999999999999999999", ["seed"]),
+    ("--data_dir=", ["data_dir", "no folder"]),
+    ("--model_dir=", ["model_dir", "no folder"]),
+    ("--export_dir=", ["export_dir", "no folder"]),
     ("--predict=", ["predict", "no picture"]),
     ("--predict=a.png,", ["predict", "no picture"]),
     ("MNIST-data", ["MNIST-data"]),
@@ -405,9 +411,15 @@ def test_damaged_checkpoint(flags, tmp_path):
     with open(path, "r+b") as f:
       f.truncate(1000000)
   result = run_script("--train_steps=5", *flags)
-  assert "Passing over a damaged checkpoint" in result.stderr
+  assert "Passing over a damaged checkpoint: %s (" % (
+      model_dir / "model.ckpt-4") in result.stderr
   assert "At step 2 of 5: training" in result.stderr
   assert result_of(result)[2] == 5
+  # Those before it are still there to fall back on, and to be rotated out.
+  paths = tf.train.get_checkpoint_state(
+      str(model_dir)).all_model_checkpoint_paths
+  assert [os.path.basename(path) for path in paths] == [
+      "model.ckpt-%d" % step for step in (0, 2, 4, 5)]
   # None is whole.
   for path in glob.glob(str(model_dir / "model.ckpt-*.index")):
     open(path, "w").close()
