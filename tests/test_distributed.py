@@ -81,7 +81,7 @@ def test_job(digits_dir, tmp_path):
   assert set(outputs.values()) == {""}
   match = re.match(r"\{'accuracy': ([\d.]+), .*'global_step': (\d+)\}\n$",
                    result)
-  assert float(match.group(1)) > 0.85 and int(match.group(2)) == step
+  assert float(match.group(1)) > 0.75 and int(match.group(2)) == step
   exported, = export_dir.iterdir()
   assert (exported / "saved_model.pb").exists()
   # It evaluated on the way too: TensorBoard shows a curve.

@@ -73,7 +73,7 @@ def flags(digits_dir, tmp_path):
 def test_run(trained):
   model_dir, result = trained
   accuracy, loss, step = result_of(result)
-  assert accuracy > 0.85 and 0 < loss < 0.6 and step == 200
+  assert accuracy > 0.75 and 0 < loss < 0.8 and step == 200
   assert "At step 0 of 200: training" in result.stderr
   assert result.stderr.count("probabilities = [[") == 4  # 200 / 50
   losses = [float(x) for x in re.findall(r"loss = ([\d.]+), step = ",
