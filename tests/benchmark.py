@@ -17,6 +17,7 @@ import argparse
 import os
 import platform
 import re
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -129,12 +130,6 @@ def run(command, steps, env=None, data_dir=None):
   return first - start, (steps - 1) / (last - first), usage.ru_maxrss / 1024
 
 
-def median(values):
-  values = sorted(values)
-  middle = len(values) // 2
-  return (values[middle] + values[-1 - middle]) / 2
-
-
 def ratios(rates, others):
   """The ratio of each round."""
   return [rate / other for rate, other in zip(rates, others)]
@@ -143,7 +138,8 @@ def ratios(rates, others):
 def spread(form, values):
   """Median, least and most, for a table."""
   return "%s (%s-%s)" % tuple(
-      form % value for value in (median(values), min(values), max(values)))
+      form % value for value in (
+          statistics.median(values), min(values), max(values)))
 
 
 def ours(python, steps, data_dir, *flags):
@@ -186,10 +182,10 @@ def compare(options):
     print("| %s | %s | %s | %.1f s | %d MB |" % (
         name, spread("%.1f", rates[name]),
         spread("%.2f", ratios(rates[name], rates[names[0]])),
-        median(starts[name]), median(peaks[name])))
+        statistics.median(starts[name]), statistics.median(peaks[name])))
   peers = [name for name in names if name.startswith("PyTorch")]
   if peers:
-    peer = max(peers, key=lambda name: median(rates[name]))
+    peer = max(peers, key=lambda name: statistics.median(rates[name]))
     print()
     for name in names[:-len(peers)]:
       print("%s: %s times %s" % (

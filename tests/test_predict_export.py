@@ -258,7 +258,7 @@ def test_summaries(trained):
 
 def test_device_in_the_log(trained):
   """This TensorFlow may have been built for a GPU; none need be there."""
-  gpus = [d for d in tf.config.experimental.list_physical_devices("GPU")]
+  gpus = tf.config.experimental.list_physical_devices("GPU")
   lines = [line for line in trained[1].stderr.splitlines() if " GPUs" in line]
   assert len(lines) == 1 and "on %d GPUs" % len(gpus) in lines[0]
   assert ("CPU" in lines[0]) == (not gpus)
