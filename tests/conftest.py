@@ -1,45 +1,116 @@
 """What the tests share: the data, and the script as a process."""
+import glob
+import hashlib
 import os
+import re
+import signal
 import subprocess
 import sys
+import threading
+import time
 
+from PIL import Image
 import pytest
+import tensorflow.compat.v1 as tf
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 SCRIPT = os.path.join(ROOT, "cnn_mnist.py")
 sys.path.insert(0, ROOT)
 
-# In front of a command: the permissions of files hold for root too.
+import handwritten_digits  # noqa: E402
+
+# For the graphs that the tests build themselves; the script does it too.
+tf.disable_v2_behavior()
+
+# Where these signals are ignored, as under nohup, the script would inherit
+# that. It does not inherit a handler.
+for number in (signal.SIGINT, signal.SIGHUP):
+  if signal.getsignal(number) == signal.SIG_IGN:
+    signal.signal(number, lambda signum, frame: None)
+
+# These go in front of a command. Permissions of files hold for root as well:
 UNPRIVILEGED = [] if os.getuid() else [
     "setpriv", "--inh-caps=-dac_override,-dac_read_search",
     "--bounding-set=-dac_override,-dac_read_search"]
+# The command becomes PID 1, and ends when unshare does:
+AS_PID_1 = ["unshare", "--pid", "--fork", "--kill-child"]
 
-import handwritten_digits  # pylint: disable=wrong-import-position
+# The beginning of each line of absl's log, and how the lines may begin that
+# continue one: rows of an array, and what the RunConfig consists of.
+LOG_LINE = r"[IW]\d{4} \d\d:\d\d:\d\d\.\d{6} +\d+ \w+\.py:\d+\] "
+CONTINUATION = r"[ }]|, '_|(graph_options|device_filters|allow_soft_pl\w+)\b"
+
+
+def pytest_configure(config):
+  """Hides what Keras says of tf.layers, which the tests themselves use too."""
+  config.addinivalue_line("filterwarnings", "ignore:.tf.layers:UserWarning")
+
+
+def skip_unless_permitted(prefix):
+  """Skips the test if a command with this prefix can't be run here."""
+  if prefix and subprocess.call(prefix + ["true"], stderr=subprocess.DEVNULL):
+    pytest.skip("not permitted: " + " ".join(prefix))
 
 
 @pytest.fixture(scope="session")
 def digits_dir(tmp_path_factory):
-  """Folder with the handwritten digits in MNIST's four files."""
-  folder = str(tmp_path_factory.mktemp("digits"))
-  handwritten_digits.write_digits(folder)
-  return folder
+  """Directory with the handwritten digits in MNIST's four files."""
+  directory = str(tmp_path_factory.mktemp("digits"))
+  handwritten_digits.write_digits(directory)
+  return directory
 
 
 @pytest.fixture(scope="session")
 def mnist_dir():
-  """Folder with the real MNIST, from the environment."""
+  """Directory with the real MNIST, from the environment."""
   if "MNIST_DIR" not in os.environ:
     pytest.skip("MNIST_DIR is not set")
   return os.environ["MNIST_DIR"]
 
 
-def start_script(*flags, **kwargs):
-  """Starts cnn_mnist.py with pipes for its output; returns the Popen."""
-  kwargs.setdefault("stdout", subprocess.PIPE)
-  kwargs.setdefault("stderr", subprocess.PIPE)
-  prefix = kwargs.pop("prefix", [])
-  return subprocess.Popen(prefix + [sys.executable, SCRIPT] + list(flags),
-                          universal_newlines=True, **kwargs)
+def write_split(directory, name, images, labels):
+  """Writes the two files of "train" or "t10k"."""
+  handwritten_digits.write_idx(
+      str(directory / (name + "-images-idx3-ubyte.gz")), images)
+  handwritten_digits.write_idx(
+      str(directory / (name + "-labels-idx1-ubyte.gz")), labels)
+
+
+@pytest.fixture
+def flags(digits_dir, tmp_path):
+  """Flags of a quick run on the digits; the model is in tmp_path/model."""
+  return {"data_dir": digits_dir, "model_dir": tmp_path / "model",
+          "batch_size": 10, "learning_rate": 0.05}
+
+
+@pytest.fixture
+def picture(tmp_path):
+  """Path of a picture to classify: a vertical stroke, dark on white."""
+  path = str(tmp_path / "stroke.png")
+  image = Image.new("L", (28, 28), 255)
+  image.paste(0, (12, 4, 15, 24))
+  image.save(path)
+  return path
+
+
+def start_script(flags, *arguments, **options):
+  """Starts cnn_mnist.py with pipes for its output.
+
+  Args:
+    flags: dict of the flags and their values.
+    *arguments: further arguments, as they are.
+    **options: prefix: list, what goes in front of the command; python: the
+      interpreter, if it is not this one; all others are Popen's.
+
+  Returns:
+    The Popen.
+  """
+  options.setdefault("stdout", subprocess.PIPE)
+  options.setdefault("stderr", subprocess.PIPE)
+  command = options.pop("prefix", []) + [
+      options.pop("python", sys.executable), SCRIPT]
+  command += ["--%s=%s" % flag for flag in flags.items()] + list(arguments)
+  return subprocess.Popen(command, universal_newlines=True, **options)
 
 
 class Result(object):
@@ -53,29 +124,167 @@ class Result(object):
     self.returncode = process.returncode
 
   def check_error(self, *words):
-    """Checks that it failed with one line that has the words, no traceback."""
+    """Checks that it failed with one line that has the words.
+
+    It is the last of stderr, and only lines of the log come before it.
+    """
     assert self.returncode not in (0, None), self.stderr
     assert self.stdout == ""
-    assert "Traceback" not in self.stderr, self.stderr
-    last = self.stderr.splitlines()[-1]
-    assert last.startswith("cnn_mnist.py: error: "), self.stderr
-    assert self.stderr.count("cnn_mnist.py: error: ") == 1
-    for word in words:
-      assert str(word) in last, last
+    check_error_line(self.stderr, *words)
+
+  def check_wrong_flag(self, *words):
+    """Checks that it failed with nothing but one line that has the words."""
+    self.check_error(*words)
+    assert len(self.stderr.splitlines()) == 1, self.stderr
 
 
-def run_script(*flags, **kwargs):
-  """Runs cnn_mnist.py to its end."""
-  timeout = kwargs.pop("timeout", 300)
-  return Result(start_script(*flags, **kwargs), timeout)
+def check_error_line(stderr, *words):
+  """Checks that the last line is an error with the words, the others a log."""
+  log, last = stderr.splitlines()[:-1], stderr.splitlines()[-1]
+  check_log(log)
+  assert last.startswith("cnn_mnist.py: error: "), stderr
+  for word in words:
+    assert str(word) in last, last
+
+
+def check_log(lines):
+  """Checks that these are lines of absl's log, without warnings of Python."""
+  for line in lines:
+    assert re.match("%s|%s" % (LOG_LINE, CONTINUATION), line), line
+
+
+def run_script(flags, *arguments, **options):
+  """Runs cnn_mnist.py to its end; arguments as start_script has them."""
+  timeout = options.pop("timeout", 300)
+  return Result(start_script(flags, *arguments, **options), timeout)
+
+
+def result_of(result):
+  """Checks a successful run's stdout; returns its accuracy, loss and step."""
+  assert result.returncode == 0, result.stderr
+  return parse_result(result.stdout)
+
+
+def parse_result(stdout):
+  """Checks that this is the result's line; returns accuracy, loss and step."""
+  match = re.match(r"^\{'accuracy': ([\d.]+), 'loss': ([\d.e-]+), "
+                   r"'global_step': (\d+)\}\n$", stdout)
+  assert match, stdout
+  return float(match.group(1)), float(match.group(2)), int(match.group(3))
+
+
+class Running(object):
+  """A run in the background whose log can be waited for."""
+
+  def __init__(self, process):
+    self.process = process
+    self.log = []
+    self._reader = threading.Thread(target=self._read, daemon=True)
+    self._reader.start()
+
+  def _read(self):
+    for line in self.process.stderr:
+      self.log.append(line)
+
+  def text(self):
+    """All that was logged so far."""
+    return "".join(self.log)
+
+  def wait_for(self, *words, **options):
+    """Waits until a line of the log has all the words, in upper or lower case.
+
+    Args:
+      *words: what the line has to contain.
+      **options: timeout: seconds, 120 if it is not given; since: the number of
+        lines at the beginning of the log that don't count.
+    """
+    end = time.time() + options.get("timeout", 120)
+    while not any(all(word.lower() in line.lower() for word in words)
+                  for line in self.log[options.get("since", 0):]):
+      assert time.time() < end and self.process.poll() is None, self.text()
+      time.sleep(0.02)
+
+  def wait(self, timeout=60):
+    """Waits for the end; returns the exit code."""
+    try:
+      self.process.wait(timeout)
+    finally:
+      self.kill()
+    return self.process.returncode
+
+  def kill(self):
+    """Kills the process, if it is left, and waits for it and its reader."""
+    self.process.kill()
+    self.process.wait()
+    self._reader.join(10)
+
+
+@pytest.fixture
+def start_run():
+  """Function like start_script that returns a Running; kills it at the end."""
+  runs = []
+
+  def start(flags, *arguments, **options):
+    options.setdefault("stdout", subprocess.DEVNULL)
+    runs.append(Running(start_script(flags, *arguments, **options)))
+    return runs[-1]
+
+  yield start
+  for run in runs:
+    run.kill()
+
+
+def descendant(pid):
+  """The process at the end of a chain of single children."""
+  while True:
+    with open("/proc/%d/task/%d/children" % (pid, pid)) as f:
+      children = f.read().split()
+    if not children:
+      return pid
+    pid = int(children[0])
+
+
+def step_of(model_dir):
+  """The step of the newest checkpoint, read by TensorFlow; None without one."""
+  path = tf.train.latest_checkpoint(str(model_dir))
+  return path and int(tf.train.load_variable(path, "global_step"))
+
+
+def content(directory):
+  """The hash of each file in a directory."""
+  hashes = {}
+  for path in glob.glob(str(directory / "*")):
+    with open(path, "rb") as f:
+      hashes[path] = hashlib.sha256(f.read()).hexdigest()
+  return hashes
+
+
+def events(directory):
+  """All values in the event files of a directory, by tag."""
+  values = {}
+  for name in os.listdir(directory):
+    if "tfevents" in name:
+      for event in tf.train.summary_iterator(os.path.join(directory, name)):
+        for value in event.summary.value:
+          values.setdefault(value.tag, []).append((event.step, value))
+  return values
 
 
 @pytest.fixture(scope="session")
 def trained(digits_dir, tmp_path_factory):
   """(model_dir, Result) of a run on the digits, 200 steps."""
   model_dir = str(tmp_path_factory.mktemp("trained"))
-  result = run_script("--data_dir=" + digits_dir, "--model_dir=" + model_dir,
-                      "--train_steps=200", "--learning_rate=0.1",
-                      "--save_checkpoints_steps=100")
+  result = run_script({
+      "data_dir": digits_dir, "model_dir": model_dir, "train_steps": 200,
+      "learning_rate": 0.1, "save_checkpoints_steps": 100})
   assert result.returncode == 0, result.stderr
   return model_dir, result
+
+
+@pytest.fixture(scope="session")
+def mnist_model(mnist_dir, tmp_path_factory):
+  """(model_dir, Result) of a run on the real MNIST, 300 steps."""
+  model_dir = str(tmp_path_factory.mktemp("mnist_model"))
+  return model_dir, run_script({
+      "data_dir": mnist_dir, "model_dir": model_dir, "train_steps": 300,
+      "learning_rate": 0.2})

@@ -31,27 +31,26 @@ def load_digits():
 
 def write_idx(path, items):
   """Writes a uint8 array as a gzipped IDX file."""
-  with open(path, "wb") as f:
-    # Neither name nor time in it: the same data give the same file.
-    with gzip.GzipFile(filename="", mode="wb", fileobj=f, mtime=0) as g:
-      g.write(struct.pack(">I%dI" % items.ndim, 0x800 + items.ndim,
-                          *items.shape))
-      g.write(items.tobytes())
+  # Neither name nor time in it: the same data give the same file.
+  with open(path, "wb") as f, gzip.GzipFile(
+      filename="", mode="wb", fileobj=f, mtime=0) as g:
+    g.write(struct.pack(">I%dI" % items.ndim, 0x800 + items.ndim, *items.shape))
+    g.write(items.tobytes())
 
 
-def write_digits(folder):
-  """Writes the four files into folder, which is made if it isn't there."""
-  os.makedirs(folder, exist_ok=True)
+def write_digits(directory):
+  """Writes the four files into directory, which is made if it isn't there."""
+  os.makedirs(directory, exist_ok=True)
   images, labels = load_digits()
   for name, part in (("train", slice(None, -TEST_SIZE)),
                      ("t10k", slice(-TEST_SIZE, None))):
-    write_idx(os.path.join(folder, name + "-images-idx3-ubyte.gz"),
+    write_idx(os.path.join(directory, name + "-images-idx3-ubyte.gz"),
               images[part])
-    write_idx(os.path.join(folder, name + "-labels-idx1-ubyte.gz"),
+    write_idx(os.path.join(directory, name + "-labels-idx1-ubyte.gz"),
               labels[part])
 
 
 if __name__ == "__main__":
   parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-  parser.add_argument("folder", metavar="DIR", help="folder to write to")
-  write_digits(parser.parse_args().folder)
+  parser.add_argument("directory", metavar="DIR", help="where to write")
+  write_digits(parser.parse_args().directory)

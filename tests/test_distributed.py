@@ -4,126 +4,211 @@ import os
 import re
 import signal
 import socket
+import time
 
 import pytest
 
-from conftest import run_script
-from test_predict_export import events
-from test_script import Running, result_of, step_of
+from conftest import events, parse_result, result_of, run_script, step_of
 
 
-def free_ports(count):
-  """Ports of loopback that nothing listens at."""
+def free_addresses(count):
+  """Addresses of loopback at which nothing listens."""
   sockets = [socket.socket() for _ in range(count)]
   for s in sockets:
     s.bind(("127.0.0.1", 0))
-  ports = [s.getsockname()[1] for s in sockets]
+  addresses = ["127.0.0.1:%d" % s.getsockname()[1] for s in sockets]
   for s in sockets:
     s.close()
-  return ports
+  return addresses
 
 
 class Job(object):
   """A cluster's addresses, and its tasks as processes."""
 
-  def __init__(self, folder, flags, workers=2):
-    ports = ["127.0.0.1:%d" % port for port in free_ports(2 + workers)]
-    self.cluster = {"chief": ports[:1], "ps": ports[1:2], "worker": ports[2:]}
-    self.folder, self.flags = folder, flags
-    self.tasks = {}
+  def __init__(self, start_run, directory, flags, workers=0):
+    addresses = free_addresses(2 + workers)
+    self.cluster = {"chief": addresses[:1], "ps": addresses[1:2]}
+    if workers:
+      self.cluster["worker"] = addresses[2:]
+    self.flags, self.tasks = flags, {}
+    self._start_run, self._directory = start_run, directory
 
   def environment(self, task, index=0):
     return dict(os.environ, TF_CONFIG=json.dumps(
         {"cluster": self.cluster, "task": {"type": task, "index": index}}))
 
-  def start(self, task, index=0):
-    name = task + str(index)
-    out = open(str(self.folder / (name + ".out")), "w")
-    run = Running(*self.flags, env=self.environment(task, index), stdout=out)
-    run.stdout = out.name
-    self.tasks[name] = run
-    return run
+  def start(self, *tasks):
+    """Starts tasks, such as "worker1"; returns the last one's Running."""
+    for name in tasks:
+      with open(self._stdout_path(name), "w") as stdout:
+        self.tasks[name] = self._start_run(
+            self.flags, env=self.environment(name[:-1], int(name[-1])),
+            stdout=stdout)
+    return self.tasks[name]
 
-  def kill(self):
-    for run in self.tasks.values():
-      run.process.kill()
-      run.wait()
+  def stdout(self, name):
+    with open(self._stdout_path(name)) as f:
+      return f.read()
+
+  def _stdout_path(self, name):
+    return str(self._directory / (name + ".out"))
+
+  def check_ended(self, *tasks):
+    """Checks that these tasks end by themselves and report no error."""
+    for name in tasks:
+      assert self.tasks[name].wait(120) == 0, self.tasks[name].text()
+
+  def stop(self, name):
+    """Ends a task with SIGTERM; returns the seconds that it took."""
+    run = self.tasks[name]
+    assert run.process.poll() is None, run.text()
+    run.process.terminate()
+    start = time.time()
+    assert run.wait(30) == 128 + signal.SIGTERM, run.text()
+    assert "Traceback" not in run.text()
+    return time.time() - start
 
 
-def test_job(digits_dir, tmp_path):
-  """A worker is killed half-way and started again; all tasks end by themselves.
+def test_job(digits_dir, start_run, tmp_path):
+  """A worker is killed half-way and started again.
 
-  Stdout has one line in all: the evaluator's result. The chief exports.
+  Stdout has one line in all: the chief's result. The chief exports as well.
+  All tasks end by themselves, except for the ps, which serves until SIGTERM.
   """
   model_dir, export_dir = tmp_path / "model", tmp_path / "export"
-  job = Job(tmp_path, [
-      "--data_dir=" + digits_dir, "--model_dir=%s" % model_dir,
-      "--train_steps=1000", "--batch_size=10", "--learning_rate=0.02",
-      "--save_checkpoints_steps=300", "--export_dir=%s" % export_dir])
-  try:
-    for task in ("ps", 0), ("chief", 0), ("worker", 0), ("worker", 1), (
-        "evaluator", 0):
-      job.start(*task)
-    victim = job.tasks["worker0"]
-    victim.wait_for("loss = ")  # After its delay of 5 s
-    victim.process.kill()
-    assert victim.wait() == -signal.SIGKILL
-    job.start("worker", 0)
-    for name in ("chief0", "worker0", "worker1", "evaluator0", "ps0"):
-      assert job.tasks[name].wait(120) == 0, "".join(job.tasks[name].log)
-  finally:
-    job.kill()
+  job = Job(start_run, tmp_path, {
+      "data_dir": digits_dir, "model_dir": model_dir, "train_steps": 1000,
+      "batch_size": 10, "learning_rate": 0.02, "save_checkpoints_steps": 300,
+      "export_dir": export_dir}, workers=2)
+  job.start("ps0", "chief0", "worker0", "worker1", "evaluator0")
+  victim = job.tasks["worker0"]
+  victim.wait_for("loss = ")  # After its delay of 5 s
+  victim.process.kill()
+  assert victim.wait() == -signal.SIGKILL
+  job.start("worker0")
+  job.check_ended("chief0", "worker0", "worker1", "evaluator0")
+  assert job.stop("ps0") < 2
   # Workers see that the last step is reached only after steps of their own.
   step = step_of(model_dir)
   assert 1000 <= step < 1010
-  outputs = {name: open(run.stdout).read() for name, run in job.tasks.items()}
-  result = outputs.pop("evaluator0")
-  assert set(outputs.values()) == {""}
-  match = re.match(r"\{'accuracy': ([\d.]+), .*'global_step': (\d+)\}\n$",
-                   result)
-  assert float(match.group(1)) > 0.85 and int(match.group(2)) == step
+  accuracy, _, at = parse_result(job.stdout("chief0"))
+  assert accuracy > 0.85 and at == step
+  for name in "ps0", "worker0", "worker1", "evaluator0":
+    assert job.stdout(name) == ""
   exported, = export_dir.iterdir()
   assert (exported / "saved_model.pb").exists()
-  # It evaluated on the way too: TensorBoard shows a curve.
+  # The evaluator evaluated on the way: TensorBoard shows a curve.
   steps = [at for at, _ in events(str(model_dir / "eval"))["accuracy"]]
-  assert len(steps) >= 2 and steps[-1] == step
+  assert len(set(steps)) >= 2 and max(steps) == step
 
 
-def test_stopped_job_goes_on(digits_dir, tmp_path):
-  """Chief and worker stopped as by a pre-empted node: nothing is repeated."""
+def test_finished_chief_again(digits_dir, start_run, tmp_path):
+  """Without an evaluator, and the second time without a ps."""
+  model_dir, export_dir = tmp_path / "model", tmp_path / "export"
+  job = Job(start_run, tmp_path, {
+      "data_dir": digits_dir, "model_dir": model_dir, "train_steps": 20,
+      "batch_size": 10})
+  job.start("ps0", "chief0")
+  job.check_ended("chief0")
+  assert job.stop("ps0") < 2
+  first = job.stdout("chief0")
+  assert parse_result(first)[2] == 20
+  job.flags["export_dir"] = export_dir
+  job.start("chief0").wait_for("At step 20 of 20: no training")
+  job.check_ended("chief0")
+  assert job.stdout("chief0") == first
+  exported, = export_dir.iterdir()
+  assert (exported / "saved_model.pb").exists()
+  assert step_of(model_dir) == 20
+
+
+def test_stopped_job_resumes(digits_dir, start_run, tmp_path):
+  """Chief and worker stop as on a pre-empted node; no step is repeated."""
   model_dir = tmp_path / "model"
-  job = Job(tmp_path, [
-      "--data_dir=" + digits_dir, "--model_dir=%s" % model_dir,
-      "--train_steps=100000", "--batch_size=10"], workers=1)
-  try:
-    for task in "ps", "chief", "worker":
-      job.start(task)
-    job.tasks["worker0"].wait_for("loss = ")
-    for name in "chief0", "worker0", "ps0":
-      run = job.tasks[name]
-      run.process.terminate()
-      assert run.wait(30) == 128 + signal.SIGTERM, "".join(run.log)
-    step = step_of(model_dir)
-    assert step > 0
-    job.flags.append("--train_steps=%d" % (step + 20))
-    for task in "ps", "chief", "worker":
-      job.start(task)
-    job.tasks["chief0"].wait_for("At step %d of %d: training" % (
-        step, step + 20))
-    for name in "chief0", "worker0", "ps0":
-      assert job.tasks[name].wait(60) == 0
-  finally:
-    job.kill()
+  job = Job(start_run, tmp_path, {
+      "data_dir": digits_dir, "model_dir": model_dir, "train_steps": 100000,
+      "batch_size": 10}, workers=1)
+  job.start("ps0", "chief0", "worker0")
+  job.tasks["worker0"].wait_for("loss = ")
+  for name in "chief0", "worker0", "ps0":
+    job.stop(name)
+    assert job.stdout(name) == ""
+  step = step_of(model_dir)
+  assert step > 0
+  job.flags["train_steps"] = step + 20
+  job.start("ps0", "chief0", "worker0")
+  job.tasks["chief0"].wait_for("At step %d of %d: training" % (step, step + 20))
+  job.check_ended("chief0", "worker0")
+  assert parse_result(job.stdout("chief0"))[2] >= step + 20
+  assert job.stdout("worker0") == ""
+  job.stop("ps0")
 
 
-def test_cluster_of_one(digits_dir, tmp_path):
+def test_chief_without_ps(digits_dir, start_run, tmp_path):
+  """It says what it waits for, and one signal ends that."""
+  job = Job(start_run, tmp_path, {
+      "data_dir": digits_dir, "model_dir": tmp_path / "model"})
+  job.start("chief0").wait_for("wait", job.cluster["ps"][0])
+  time.sleep(1)
+  assert job.stop("chief0") < 2
+  assert job.stdout("chief0") == ""
+
+
+def test_ps_waits_for_no_one(digits_dir, start_run, tmp_path):
+  """A ps alone stays, and one signal ends it, also when no one connected."""
+  job = Job(start_run, tmp_path, {
+      "data_dir": digits_dir, "model_dir": tmp_path / "model"})
+  job.start("ps0").wait_for("Start Tensorflow server")
+  time.sleep(2)
+  assert job.stop("ps0") < 2
+  assert job.stdout("ps0") == ""
+
+
+def test_port_in_use(digits_dir, tmp_path, start_run):
+  job = Job(start_run, tmp_path, {
+      "data_dir": digits_dir, "model_dir": tmp_path / "model"})
+  host, port = job.cluster["ps"][0].split(":")
+  with socket.socket() as s:
+    s.bind((host, int(port)))
+    s.listen(1)
+    result = run_script(job.flags, env=job.environment("ps"), timeout=60)
+  # gRPC logs it too, in the same form.
+  result.stderr = re.sub(r"(?m)^E\d{4} .*chttp2.*\n", "", result.stderr)
+  result.check_error("server")
+
+
+def test_second_ps(digits_dir, tmp_path, start_run):
+  """It ends, and the first one goes on serving."""
+  job = Job(start_run, tmp_path, {
+      "data_dir": digits_dir, "model_dir": tmp_path / "model",
+      "train_steps": 5, "batch_size": 10})
+  job.start("ps0").wait_for("Start Tensorflow server")
+  time.sleep(2)
+  result = run_script(job.flags, env=job.environment("ps"), timeout=60)
+  result.stderr = re.sub(r"(?m)^E\d{4} .*chttp2.*\n", "", result.stderr)
+  result.check_error("server")
+  job.start("chief0")
+  job.check_ended("chief0")
+  assert parse_result(job.stdout("chief0"))[2] == 5
+
+
+def test_predict_inside_a_job(picture, start_run, tmp_path, trained):
+  """Pictures are classified without the job, of which nothing runs."""
+  job = Job(start_run, tmp_path, {"model_dir": trained[0], "predict": picture},
+            workers=1)
+  alone = run_script(job.flags)
+  assert alone.returncode == 0 and alone.stdout.startswith(picture + "\t")
+  for task in "ps", "chief", "worker", "evaluator":
+    result = run_script(job.flags, env=job.environment(task), timeout=60)
+    assert (result.returncode, result.stdout) == (0, alone.stdout)
+
+
+def test_cluster_of_one(flags):
   """As some services set it for one machine: the same as without."""
-  config = {"cluster": {"chief": ["127.0.0.1:%d" % free_ports(1)[0]]},
+  config = {"cluster": {"chief": free_addresses(1)},
             "task": {"type": "chief", "index": 0}, "environment": "cloud"}
-  result = run_script(
-      "--data_dir=" + digits_dir, "--model_dir=%s" % tmp_path,
-      "--train_steps=2", "--batch_size=10",
-      env=dict(os.environ, TF_CONFIG=json.dumps(config)))
+  result = run_script(dict(flags, train_steps=2),
+                      env=dict(os.environ, TF_CONFIG=json.dumps(config)))
   assert result_of(result)[2] == 2
 
 
@@ -144,7 +229,7 @@ def test_cluster_of_one(digits_dir, tmp_path):
     '{"task": {"type": "evaluator", "index": 0}}',
 ])
 def test_broken_tf_config(tf_config, tmp_path):
-  result = run_script("--model_dir=%s" % (tmp_path / "model"),
+  result = run_script({"model_dir": tmp_path / "model"},
                       env=dict(os.environ, TF_CONFIG=tf_config))
   result.check_error("TF_CONFIG")
   assert not (tmp_path / "model").exists()

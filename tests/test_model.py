@@ -1,7 +1,7 @@
 """The network: shapes, weights, and the arithmetic against NumPy's."""
 import numpy as np
 import pytest
-import tensorflow as tf
+import tensorflow.compat.v1 as tf
 
 import cnn_mnist
 
@@ -221,7 +221,7 @@ def test_initial_weights_are_the_tutorials(digits_dir, tmp_path):
             shuffle=True), steps=1)
     reader = tf.train.load_checkpoint(model_dir + "/model.ckpt-0")
     initial.append({name: reader.get_tensor(name) for name in WEIGHTS})
-    # What one wrote, the other goes on with.
+    # From what one wrote, the other resumes.
     other = {"bare": cnn_mnist.cnn_model_fn, "ours": bare_model_fn}[name]
     estimator = tf.estimator.Estimator(other, model_dir)
     estimator.train(tf.estimator.inputs.numpy_input_fn(

@@ -1,0 +1,265 @@
+"""TensorFlow 1 and 2 continue, evaluate and serve what the other one wrote.
+
+TF1_PYTHON and TF2_PYTHON, in the environment, are interpreters that have them.
+"""
+import os
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tensorflow.compat.v1 as tf
+
+import cnn_mnist
+from conftest import ROOT, result_of, run_script, step_of
+
+directions = pytest.mark.parametrize(
+    "writer,reader", [("TF1", "TF2"), ("TF2", "TF1")])
+
+
+@pytest.fixture(scope="module")
+def pythons():
+  """The interpreters, by "TF1" and "TF2"."""
+  found = {}
+  for name in "TF1", "TF2":
+    variable = name + "_PYTHON"
+    if variable not in os.environ:
+      pytest.skip(variable + " is not set")
+    found[name] = os.environ[variable]
+    version = run_code(found[name], "import tensorflow as tf\n"
+                       "print(tf.__version__)")
+    assert "TF" + version[0] == name, "%s has TensorFlow %s" % (
+        variable, version)
+  return found
+
+
+def run_code(python, code, *arguments):
+  """Runs Python code with cnn_mnist on its path; returns its stdout."""
+  process = subprocess.Popen(
+      [python, "-c", code] + list(arguments), stdout=subprocess.PIPE,
+      stderr=subprocess.PIPE, universal_newlines=True,
+      env=dict(os.environ, PYTHONPATH=ROOT, TF_CPP_MIN_LOG_LEVEL="3"))
+  stdout, stderr = process.communicate(timeout=120)
+  assert process.returncode == 0, stderr
+  return stdout.strip()
+
+
+@pytest.fixture(scope="module")
+def models(pythons, digits_dir, tmp_path_factory):
+  """What each wrote: model_dir, path of the SavedModel, and the result."""
+  written = {}
+  for name in pythons:
+    directory = tmp_path_factory.mktemp(name)
+    result = run_script({
+        "data_dir": digits_dir, "model_dir": directory / "model",
+        "train_steps": 100, "learning_rate": 0.1,
+        "export_dir": directory / "export"}, python=pythons[name])
+    exported, = (directory / "export").iterdir()
+    written[name] = str(directory / "model"), str(exported), result_of(result)
+  return written
+
+
+@pytest.fixture(scope="module")
+def images_path(digits_dir, tmp_path_factory):
+  """A file with the test images, float32 [360, 28, 28]."""
+  path = str(tmp_path_factory.mktemp("images") / "images.npy")
+  np.save(path, cnn_mnist.load_mnist(digits_dir)[1][0].reshape(-1, 28, 28))
+  return path
+
+
+@directions
+def test_evaluate(pythons, models, digits_dir, tmp_path, writer, reader):
+  model_dir, _, (accuracy, loss, _) = models[writer]
+  copy = str(tmp_path / "model")
+  shutil.copytree(model_dir, copy)
+  shutil.rmtree(os.path.join(copy, "eval"))
+  result = run_script({"data_dir": digits_dir, "model_dir": copy,
+                       "train_steps": 100}, python=pythons[reader])
+  assert "At step 100 of 100: no training" in result.stderr
+  assert result_of(result)[0] == accuracy
+  assert result_of(result)[1] == pytest.approx(loss, rel=1e-5)
+  assert result_of(result)[2] == 100
+  # A network that knows nothing has 0.1.
+  assert accuracy > 0.4
+
+
+@directions
+def test_continue(pythons, models, digits_dir, tmp_path, writer, reader):
+  model_dir, _, (accuracy, loss, _) = models[writer]
+  copy = str(tmp_path / "model")
+  shutil.copytree(model_dir, copy)
+  result = run_script({"data_dir": digits_dir, "model_dir": copy,
+                       "train_steps": 110, "learning_rate": 0.01},
+                      python=pythons[reader])
+  assert "At step 100 of 110: training" in result.stderr
+  later_accuracy, later_loss, step = result_of(result)
+  assert step == step_of(copy) == 110
+  # It learned more, from where the other had come.
+  assert later_loss < loss and later_accuracy > accuracy - 0.1
+  before, after = [tf.train.load_variable(directory, "conv2d/kernel")
+                   for directory in (model_dir, copy)]
+  assert 0 < np.abs(after - before).max() < 0.1
+
+
+PREDICT = """if True:
+  import sys
+  import numpy as np
+  import tensorflow.compat.v1 as tf
+  import cnn_mnist
+  tf.disable_v2_behavior()
+  model_dir, images_path, out = sys.argv[1:]
+  predictions = tf.estimator.Estimator(
+      cnn_mnist.cnn_model_fn, model_dir).predict(
+          tf.estimator.inputs.numpy_input_fn(
+              {"x": np.load(images_path)}, num_epochs=1, shuffle=False))
+  np.save(out, [p["probabilities"] for p in predictions])
+"""
+
+SERVE = """if True:
+  import sys
+  import numpy as np
+  import tensorflow.compat.v1 as tf
+  path, images_path, out = sys.argv[1:]
+  with tf.Graph().as_default(), tf.Session() as session:
+    meta = tf.saved_model.load(session, ["serve"], path)
+    signature = meta.signature_def["serving_default"]
+    np.save(out, session.run(
+        signature.outputs["probabilities"].name,
+        {signature.inputs["x"].name: np.load(images_path)}))
+"""
+
+SERVE_EAGERLY = """if True:
+  import sys
+  import numpy as np
+  import tensorflow as tf
+  path, images_path, out = sys.argv[1:]
+  model = tf.saved_model.load(path)
+  outputs = model.signatures["serving_default"](
+      x=tf.constant(np.load(images_path)))
+  assert set(outputs) == {"classes", "probabilities"}
+  probabilities = outputs["probabilities"].numpy()
+  assert (outputs["classes"].numpy() == probabilities.argmax(axis=1)).all()
+  np.save(out, probabilities)
+"""
+
+
+def probabilities_of(python, code, path, images_path, directory):
+  """What one of the programs above gives for a model, float32 [360, 10]."""
+  out = str(directory / "probabilities.npy")
+  run_code(python, code, path, images_path, out)
+  probabilities = np.load(out)
+  assert probabilities.shape == (360, 10)
+  assert np.ptp(probabilities) > 0.5  # It knows something.
+  return probabilities
+
+
+@directions
+def test_saved_model(pythons, models, images_path, tmp_path, writer, reader):
+  """In a session, where only one's program reads only the other's files."""
+  model_dir, saved_model, _ = models[writer]
+  served = probabilities_of(
+      pythons[reader], SERVE, saved_model, images_path, tmp_path)
+  for name in writer, reader:
+    predicted = probabilities_of(
+        pythons[name], PREDICT, model_dir, images_path, tmp_path)
+    np.testing.assert_allclose(served, predicted, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("writer", ["TF1", "TF2"])
+def test_saved_model_in_eager_mode(pythons, models, images_path, tmp_path,
+                                   writer):
+  """In a program of plain TensorFlow 2, without the script."""
+  model_dir, saved_model, _ = models[writer]
+  served = probabilities_of(
+      pythons["TF2"], SERVE_EAGERLY, saved_model, images_path, tmp_path)
+  predicted = probabilities_of(
+      pythons[writer], PREDICT, model_dir, images_path, tmp_path)
+  np.testing.assert_allclose(served, predicted, rtol=0, atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def tf2_python():
+  """An interpreter with TensorFlow 2: this one, if it is."""
+  if tf.__version__.startswith("2."):
+    return sys.executable
+  if "TF2_PYTHON" not in os.environ:
+    pytest.skip("TF2_PYTHON is not set, and this is not TensorFlow 2")
+  return os.environ["TF2_PYTHON"]
+
+
+IMPORT = """if True:
+  import logging, os, signal, sys, threading, warnings
+  from absl import logging as absl_logging
+  import numpy as np
+  import tensorflow as tf
+  # TensorFlow imports this part of itself, and Keras, when it is first used.
+  tf.compat.v1.estimator.Estimator
+
+  def state():
+    loggers = [logging.getLogger(name) for name in ("", "absl", "tensorflow")]
+    return {
+        "eager": tf.executing_eagerly(),
+        "resource variables":
+            tf.compat.v1.resource_variables_enabled(),
+        "control flow": tf.compat.v1.control_flow_v2_enabled(),
+        "loggers": [(logger.level, list(logger.handlers), list(logger.filters),
+                     logger.propagate) for logger in loggers],
+        "absl": absl_logging.get_verbosity(),
+        "handlers": [signal.getsignal(n) for n in signal.valid_signals()],
+        "mask": signal.pthread_sigmask(signal.SIG_BLOCK, []),
+        "environment": dict(os.environ),
+        "warnings": list(warnings.filters),
+        "showwarning": warnings.showwarning,
+        "excepthook": sys.excepthook,
+        "print options": np.get_printoptions(),
+        "threads": threading.enumerate(),
+    }
+
+  before = state()
+  assert before["eager"] and not logging.root.handlers
+  import cnn_mnist
+  after = state()
+  for name in before:
+    assert after[name] == before[name], (name, before[name], after[name])
+  assert signal.set_wakeup_fd(-1) == -1
+  print("unchanged")
+"""
+
+
+def test_import_into_tensorflow_2(tf2_python):
+  """TensorFlow 2's behaviour stays on, and nothing else changes either."""
+  assert run_code(tf2_python, IMPORT) == "unchanged"
+
+
+USE = """if True:
+  import sys
+  import numpy as np
+  import tensorflow as tf
+  import cnn_mnist
+  data_dir, model_dir = sys.argv[1:]
+  (images, labels), (test_images, test_labels) = cnn_mnist.load_mnist(data_dir)
+  inputs = tf.compat.v1.estimator.inputs.numpy_input_fn
+  classifier = tf.compat.v1.estimator.Estimator(
+      cnn_mnist.cnn_model_fn, model_dir, params={"learning_rate": 0.05})
+  classifier.train(inputs({"x": images}, labels, batch_size=10,
+                          num_epochs=None, shuffle=True), steps=5)
+  result = classifier.evaluate(inputs({"x": test_images}, test_labels,
+                                      num_epochs=1, shuffle=False))
+  predictions = list(classifier.predict(inputs({"x": test_images},
+                                               num_epochs=1, shuffle=False)))
+  assert result["global_step"] == 5, result
+  hits = [p["classes"] == label for p, label in zip(predictions, test_labels)]
+  assert abs(np.mean(hits) - result["accuracy"]) < 1e-6, result
+  # Its own program goes on in TensorFlow 2's way.
+  assert tf.executing_eagerly()
+  assert tf.reduce_sum(tf.constant(test_images)).numpy() > 0
+  print("works")
+"""
+
+
+def test_use_in_tensorflow_2(tf2_python, digits_dir, tmp_path):
+  """The model function and the loader, in a program of TensorFlow 2."""
+  model_dir = str(tmp_path / "model")
+  assert run_code(tf2_python, USE, digits_dir, model_dir) == "works"
+  assert step_of(model_dir) == 5

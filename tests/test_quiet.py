@@ -1,0 +1,100 @@
+"""What is on stderr: the log, and no remarks of TensorFlow about itself."""
+import glob
+import os
+import re
+import subprocess
+
+import pytest
+import tensorflow.compat.v1 as tf
+
+from conftest import LOG_LINE, check_log, result_of, run_script
+
+# A line that TensorFlow's C++ part logs, and one that warns.
+CPP_LINE = re.compile(r"^\d{4}-\d\d-\d\d .*: [IWEF] ", re.MULTILINE)
+CPP_WARNING = re.compile(r"^\d{4}-\d\d-\d\d .*: [WEF] .*", re.MULTILINE)
+
+# In front of a command, with an empty directory after it: there, /dev has the
+# nodes of an NVIDIA device, though nothing is behind them.
+WITH_DEVICE = ["unshare", "--mount", "sh", "-c", """
+set -e
+mount -t tmpfs tmpfs "$0"
+for name in null zero random urandom; do
+  touch "$0/$name"
+  mount --bind "/dev/$name" "$0/$name"
+done
+mkdir "$0/shm"
+touch "$0/nvidiactl" "$0/nvidia0"
+mount --rbind "$0" /dev
+exec "$@"
+"""]
+
+without_device = pytest.mark.skipif(
+    bool(glob.glob("/dev/nvidia*")), reason="there is an NVIDIA device here")
+
+
+@pytest.fixture
+def environment():
+  """The environment without a level of the C++ log that somebody set."""
+  return {name: value for name, value in os.environ.items()
+          if name != "TF_CPP_MIN_LOG_LEVEL"}
+
+
+@without_device
+def test_wrong_flag(environment):
+  run_script({"batch_size": 0}, env=environment).check_wrong_flag("batch_size")
+
+
+@without_device
+def test_run(flags, environment, tmp_path):
+  """A training, its evaluation and an export."""
+  result = run_script(dict(flags, train_steps=3, export_dir=tmp_path / "e"),
+                      env=environment)
+  assert result_of(result)[2] == 3
+  check_quiet(result.stderr)
+  # The steps are logged, and what is logged is all seen by check_log.
+  assert len(re.findall("(?m)^" + LOG_LINE, result.stderr)) > 20
+
+
+@without_device
+def test_predict(environment, picture, trained):
+  result = run_script({"model_dir": trained[0], "predict": picture},
+                      env=environment)
+  assert result.returncode == 0, result.stderr
+  check_quiet(result.stderr)
+
+
+def check_quiet(stderr):
+  """Checks that these are lines of absl's log, of which none is a remark."""
+  check_log(stderr.splitlines())
+  assert not CPP_LINE.search(stderr)
+  for word in "deprecat", "warning", "contrib", "traceback":
+    assert word not in stderr.lower()
+
+
+def test_cpp_log_on_request(flags, environment):
+  """What the environment asks for is shown."""
+  result = run_script(dict(flags, train_steps=1),
+                      env=dict(environment, TF_CPP_MIN_LOG_LEVEL="0"))
+  assert result_of(result)[2] == 1
+  assert CPP_LINE.search(result.stderr), result.stderr
+
+
+def test_warnings_about_a_device(flags, environment, tmp_path):
+  """Who has a device is told why TensorFlow can't use it."""
+  directory = tmp_path / "dev"
+  directory.mkdir()
+  prefix = WITH_DEVICE + [str(directory)]
+  if subprocess.call(prefix + ["test", "-e", "/dev/nvidiactl"]):
+    pytest.skip("not permitted: unshare --mount, mount")
+  result = run_script(dict(flags, train_steps=1), prefix=prefix,
+                      env=environment)
+  assert result_of(result)[2] == 1
+  warnings = CPP_WARNING.findall(result.stderr)
+  if tf.__version__.startswith("1."):
+    # Either the driver's library is not there, or it finds no device.
+    words = "Could not load dynamic library|failed call to cuInit"
+  else:
+    words = "cuda|TensorRT"
+  assert any(re.search(words, line) for line in warnings), result.stderr
+  # What is no warning remains hidden.
+  assert len(CPP_LINE.findall(result.stderr)) == len(warnings)

@@ -1,0 +1,305 @@
+"""The whole script as a process: its flags, its runs, and their faults."""
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+
+import pytest
+import tensorflow.compat.v1 as tf
+
+import cnn_mnist
+from conftest import (
+    ROOT, SCRIPT, Result, check_error_line, result_of, run_script,
+    skip_unless_permitted, step_of, write_split)
+import handwritten_digits
+
+
+def test_run(trained):
+  model_dir, result = trained
+  accuracy, loss, step = result_of(result)
+  assert accuracy > 0.75 and 0 < loss < 0.8 and step == 200
+  assert "At step 0 of 200: training" in result.stderr
+  assert result.stderr.count("probabilities = [[") == 4  # 200 / 50
+  losses = [float(x) for x in re.findall(r"loss = ([\d.]+), step = ",
+                                         result.stderr)]
+  assert len(losses) == 2 and losses[1] < losses[0] / 2
+  assert step_of(model_dir) == 200
+
+
+def test_run_again_only_evaluates(trained, digits_dir):
+  model_dir, first = trained
+  again = run_script({"data_dir": digits_dir, "model_dir": model_dir,
+                      "train_steps": 200})
+  assert result_of(again) == result_of(first)
+  assert "At step 200 of 200: no training" in again.stderr
+  assert "probabilities" not in again.stderr
+
+
+def test_run_to_a_later_step(flags, tmp_path):
+  assert result_of(run_script(dict(flags, train_steps=3)))[2] == 3
+  result = run_script(dict(flags, train_steps=5))
+  assert result_of(result)[2] == 5
+  assert "At step 3 of 5: training" in result.stderr
+  assert step_of(tmp_path / "model") == 5
+
+
+def test_real_mnist(mnist_model):
+  assert result_of(mnist_model[1])[0] > 0.95
+
+
+def test_seed(flags, tmp_path):
+  """Two runs with one --seed give the same weights bit for bit; no others."""
+  weights = {}
+  for run, seed in (("a", {"seed": 7}), ("b", {"seed": 7}), ("c", {"seed": 8}),
+                    ("d", {}), ("e", {})):
+    model_dir = str(tmp_path / run)
+    result_of(run_script(dict(flags, model_dir=model_dir, train_steps=30,
+                              **seed)))
+    reader = tf.train.load_checkpoint(model_dir)
+    weights[run] = {name: reader.get_tensor(name).tobytes()
+                    for name in reader.get_variable_to_shape_map()}
+  assert weights["a"] == weights["b"]
+  for other in "cde":
+    assert weights["a"]["conv2d/kernel"] != weights[other]["conv2d/kernel"]
+  assert weights["d"]["conv2d/kernel"] != weights["e"]["conv2d/kernel"]
+
+
+def test_bfloat16(flags, tmp_path):
+  """Checkpoints stay float32; what can't be done is said in one line."""
+  with open("/proc/cpuinfo") as f:
+    supported = re.search("avx512_bf16|amx_bf16", f.read())
+  result = run_script(dict(flags, train_steps=200), "--bfloat16")
+  if tf.__version__.startswith("1."):
+    result.check_error("--bfloat16", "TensorFlow 2")
+  elif not supported:
+    result.check_error("--bfloat16", "amx_bf16")
+  else:
+    assert result_of(result)[0] > 0.75
+    dtypes = tf.train.load_checkpoint(
+        str(tmp_path / "model")).get_variable_to_dtype_map()
+    assert set(dtypes.values()) == {tf.float32, tf.int64}
+    # The evaluation is in float32: it is the same without the flag.
+    assert result_of(run_script(dict(flags, train_steps=200))) == (
+        result_of(result))
+
+
+def test_progress(caplog):
+  """A real session of 0.25 s a step: the rate and the time left are right."""
+  caplog.set_level("INFO", logger="tensorflow")
+  with tf.Graph().as_default():
+    step = tf.train.create_global_step()
+    add = tf.assign_add(step, 1)
+    with tf.train.MonitoredSession(hooks=[
+        cnn_mnist.ProgressHook(1000)]) as session:
+      for _ in range(45):
+        time.sleep(0.25)
+        session.run(add)
+  done, rate, minutes, seconds = re.search(
+      r"Step (\d+) of 1000, ([\d.]+) steps/s, 0:(\d\d):(\d\d) left",
+      caplog.text).groups()
+  assert 30 < int(done) < 45 and 3 < float(rate) <= 4
+  left = (1000 - int(done)) / float(rate)
+  assert abs(60 * int(minutes) + int(seconds) - left) < 5
+
+
+def test_progress_of_odd_rates(caplog):
+  """Nearly no steps, or none that this worker sees: no number overflows."""
+  caplog.set_level("INFO", logger="tensorflow")
+  hook = cnn_mnist.ProgressHook(2**31 - 1)
+  hook._log_and_record(elapsed_steps=1, elapsed_time=1e9, global_step=1)
+  hook._log_and_record(elapsed_steps=0, elapsed_time=10, global_step=1)
+  assert len(re.findall(r"Step 1 of 2147483647, 0\.[01] steps/s, \d+:\d\d:\d\d "
+                        "left", caplog.text)) == 2
+
+
+def test_import_does_nothing():
+  code = ("import logging, os, signal; before = os.listdir('.'); "
+          "import cnn_mnist; assert os.listdir('.') == before; "
+          "assert not logging.root.handlers; "
+          "assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL")
+  # TensorFlow 2's C++ part logs at its import, unless it is told not to.
+  result = subprocess.run(
+      [sys.executable, "-W", "error::FutureWarning", "-c", code], cwd=ROOT,
+      env=dict(os.environ, TF_CPP_MIN_LOG_LEVEL="3"),
+      stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+  assert (result.returncode, result.stdout) == (0, b"")
+
+
+def test_without_tensorflow():
+  """With -S, Python does not see the packages that are installed."""
+  process = subprocess.Popen(
+      [sys.executable, "-S", SCRIPT], stdout=subprocess.PIPE,
+      stderr=subprocess.PIPE, universal_newlines=True)
+  result = Result(process, 60)
+  result.check_wrong_flag(sys.executable, "pip install -r requirements.txt")
+  assert result.returncode == 1
+
+
+@pytest.mark.parametrize("argument,words", [
+    ("--train_step=5", ["train_step'", "train_steps"]),
+    ("--train_steps=many", ["train_steps", "many"]),
+    ("--train_steps=0", ["train_steps"]),
+    ("--batch_size=-1", ["batch_size"]),
+    ("--batch_size=1.5", ["batch_size"]),
+    ("--batch_size", ["batch_size"]),
+    ("--learning_rate=0", ["learning_rate"]),
+    ("--learning_rate=-0.1", ["learning_rate"]),
+    ("--learning_rate=nan", ["learning_rate"]),
+    ("--learning_rate=inf", ["learning_rate"]),
+    ("--learning_rate=fast", ["learning_rate", "fast"]),
+    ("--log_every_n_iter=0", ["log_every_n_iter"]),
+    ("--save_checkpoints_steps=0", ["save_checkpoints_steps"]),
+    ("--seed=-1", ["seed"]),
+    ("--train_steps=99999999999999999999", ["train_steps"]),
+    ("--batch_size=99999999999999999999", ["batch_size"]),
+    ("--seed=99999999999999999999", ["seed"]),
+    ("--data_dir=", ["data_dir", "no directory"]),
+    ("--model_dir=", ["model_dir", "no directory"]),
+    ("--export_dir=", ["export_dir", "no directory"]),
+    ("--predict=", ["predict", "no picture"]),
+    ("--predict=a.png,", ["predict", "no picture"]),
+    ("MNIST-data", ["MNIST-data"]),
+    # TensorFlow would not find a checkpoint there.
+    ("--model_dir=run[lr=0.1]", ["model_dir", "[ ] * ?"]),
+    ("--model_dir=run*", ["model_dir", "[ ] * ?"]),
+    ("--model_dir=run?", ["model_dir", "[ ] * ?"]),
+    ("--model_dir=a\\b", ["model_dir", "\\"]),
+])
+def test_wrong_flag(argument, words, tmp_path):
+  run_script({}, argument, cwd=str(tmp_path)).check_wrong_flag(*words)
+  assert not list(tmp_path.iterdir())
+
+
+def test_help():
+  result = run_script({}, "--help")
+  for flag in ("data_dir", "model_dir", "train_steps", "batch_size", "seed",
+               "learning_rate", "log_every_n_iter", "save_checkpoints_steps",
+               "predict", "export_dir", "bfloat16"):
+    assert "--" + flag in result.stdout.replace("--[no]", "--")
+
+
+def test_no_network(tmp_path):
+  """Names don't resolve in a network namespace of its own."""
+  prefix = ["unshare", "--net"]
+  skip_unless_permitted(prefix)
+  start = time.time()
+  data_dir = str(tmp_path / "data")
+  result = run_script({"data_dir": data_dir, "model_dir": tmp_path / "m"},
+                      prefix=prefix)
+  assert time.time() - start < 30
+  result.check_error("train-images-idx3-ubyte.gz", data_dir,
+                     "tests/handwritten_digits.py", *cnn_mnist.MIRRORS)
+  assert os.listdir(data_dir) == []
+
+
+def test_disk_full(flags, tmp_path):
+  mount = str(tmp_path / "model")
+  os.mkdir(mount)
+  if subprocess.call(["mount", "-t", "tmpfs", "-o", "size=35m", "t", mount]):
+    pytest.skip("not permitted: mount")
+  try:
+    flags = dict(flags, train_steps=50, save_checkpoints_steps=10)
+    run_script(flags).check_error("No space left", mount)
+    # What was saved before is whole, and the run resumes once there is room.
+    step = step_of(mount)
+    assert step in (0, 10)
+    subprocess.check_call(["mount", "-o", "remount,size=300m", mount])
+    result = run_script(flags)
+    assert "At step %d of 50: training" % step in result.stderr
+    assert result_of(result)[2] == 50
+  finally:
+    subprocess.check_call(["umount", mount])
+
+
+def test_file_size_limit(flags, tmp_path):
+  """TensorFlow takes the failure to save for the end of the data."""
+  result = run_script(dict(flags, train_steps=20),
+                      prefix=["prlimit", "--fsize=5000000"])
+  result.check_error("before step 20", "--model_dir=%s" % (tmp_path / "model"))
+
+
+def test_model_dir_is_deleted(flags, start_run, tmp_path):
+  run = start_run(dict(flags, train_steps=1000000, save_checkpoints_steps=20))
+  run.wait_for("loss = ")
+  shutil.rmtree(str(tmp_path / "model"))
+  assert run.wait() == 1
+  check_error_line(run.text(), str(tmp_path / "model"))
+
+
+def test_unknown_file_system(flags):
+  run_script(dict(flags, model_dir="xyz://a")).check_error("xyz")
+
+
+def test_name_that_is_not_utf8(flags, tmp_path):
+  """TensorFlow takes no such name."""
+  result = run_script(dict(flags, model_dir=os.fsdecode(
+      os.path.join(os.fsencode(str(tmp_path)), b"\xff"))))
+  result.check_error("UnicodeEncodeError")
+
+
+def test_home_directory(flags, digits_dir, tmp_path):
+  """~ is expanded, as the shell does not do within --flag=~."""
+  shutil.copytree(digits_dir, str(tmp_path / "home" / "data"))
+  (tmp_path / "cwd").mkdir()
+  result = run_script(
+      dict(flags, data_dir="~/data", model_dir="~/model", train_steps=2,
+           export_dir="~/export"), cwd=str(tmp_path / "cwd"),
+      env=dict(os.environ, HOME=str(tmp_path / "home")))
+  assert result_of(result)[2] == 2
+  assert sorted(os.listdir(str(tmp_path / "home"))) == [
+      "data", "export", "model"]
+  assert not list((tmp_path / "cwd").iterdir())
+
+
+@pytest.mark.parametrize("stdout,word", [
+    (">&-", "closed"), (">/dev/full", "No space left")])
+def test_stdout_that_takes_nothing(flags, stdout, word):
+  """The result would be lost, so this is an error."""
+  result = run_script(dict(flags, train_steps=2), prefix=[
+      "sh", "-c", 'exec "$@" ' + stdout, "sh"])
+  result.check_error(word)
+
+
+@pytest.mark.parametrize("unused_time", range(5))
+def test_nan_loss(flags, tmp_path, unused_time):
+  """It may also become huge and stay so: the first steps decide."""
+  run_script(dict(flags, learning_rate=1000, train_steps=100)).check_error(
+      "--learning_rate", "1000", "NaN")
+  # With a good one, the run resumes from the checkpoint before that.
+  assert step_of(tmp_path / "model") == 0
+  assert result_of(run_script(dict(flags, train_steps=5)))[2] == 5
+
+
+def test_faulty_data_file(flags, tmp_path):
+  """Every fault of a file is in test_data.py; here, what becomes of one."""
+  directory = tmp_path / "data"
+  handwritten_digits.write_digits(str(directory))
+  path = directory / "t10k-labels-idx1-ubyte.gz"
+  path.write_bytes(path.read_bytes()[:-3])
+  result = run_script(dict(flags, data_dir=directory))
+  result.check_error(path)
+  assert "At step" not in result.stderr
+
+
+def test_small_and_lopsided_data(flags, tmp_path):
+  images, labels = handwritten_digits.load_digits()
+  flags = dict(flags, data_dir=tmp_path, train_steps=3)
+  # The test data have labels that training never saw.
+  few = labels < 5
+  write_split(tmp_path, "train", images[few], labels[few])
+  write_split(tmp_path, "t10k", images[~few], labels[~few])
+  accuracy, _, step = result_of(run_script(flags))
+  assert accuracy <= 0.5 and step == 3
+  # There is one example of each, and a batch is of 10.
+  write_split(tmp_path, "train", images[:1], labels[:1])
+  write_split(tmp_path, "t10k", images[:1], labels[:1])
+  flags["model_dir"] = tmp_path / "another_model"
+  accuracy, _, step = result_of(run_script(flags))
+  assert accuracy in (0, 1) and step == 3
+
+
+def test_batch_larger_than_the_data(flags):
+  result = run_script(dict(flags, batch_size=1500, train_steps=2))
+  assert result_of(result)[2] == 2
