@@ -1,19 +1,99 @@
-"""The benchmark still works: one round with few steps."""
+"""The benchmark still works: one round, one curve and its plot."""
 import os
 import re
 import subprocess
 import sys
 
+import pytest
+import tensorflow.compat.v1 as tf
+
+import benchmark
 from conftest import ROOT
+
+PYTHON = "--tf%s_python=%s" % (tf.__version__[0], sys.executable)
+
+
+def run_benchmark(*arguments):
+  """Runs it to its end; returns what it prints."""
+  return subprocess.check_output(
+      [sys.executable, os.path.join(ROOT, "tests", "benchmark.py")] +
+      list(arguments), universal_newlines=True)
+
+
+@pytest.fixture(scope="module")
+def curve(digits_dir, tmp_path_factory):
+  """Directory of a curve that was measured on the digits, and the output."""
+  directory = str(tmp_path_factory.mktemp("curves") / "some_steps")
+  output = run_benchmark(
+      PYTHON, "--data_dir=" + digits_dir, "--measure_curve=" + directory, "--",
+      "--train_steps=20", "--save_checkpoints_steps=2", "--learning_rate=0.1")
+  return directory, output
 
 
 def test_one_round(mnist_dir):
-  output = subprocess.check_output(
-      [sys.executable, os.path.join(ROOT, "tests", "benchmark.py"),
-       "--data_dir=" + mnist_dir, "--rounds=1", "--steps=20"],
-      universal_newlines=True)
-  assert "1 rounds of 20 steps" in output and "tensorflow 1.15" in output
-  rows = re.findall(r"^\| .*tensorflow.* \| ([\d.]+) \(.*\) \| ([\d.]+) \(.*\) "
-                    r"\| [\d.]+ s \| \d+ MB \|$", output, re.MULTILINE)
-  assert len(rows) == 2 and rows[0][1] == "1.00"
-  assert all(float(rate) > 0 for rate, _ in rows)
+  output = run_benchmark(PYTHON, "--data_dir=" + mnist_dir, "--rounds=1",
+                         "--steps=20")
+  version = tf.__version__[0]
+  assert "1 rounds of 20 steps" in output
+  assert "tensorflow %s on Python" % tf.__version__ in output
+  head, _, *rows = [line.strip("| ").split(" | ") for line in
+                    output.splitlines() if line.startswith("|")]
+  assert head[0] == "program" and {len(row) for row in rows} == {len(head)}
+  names = ["tutorial, TensorFlow " + version,
+           "cnn_mnist.py, TensorFlow " + version]
+  if version == "2" and "bfloat16" in benchmark.precisions():
+    names.append("cnn_mnist.py --bfloat16, TensorFlow 2")
+  assert [row[0] for row in rows] == names
+  rates = []
+  for _, rate, of_tutorial, of_limit, start, peak in rows:
+    # One round: the median, the least and the most are the same.
+    rates.append(float(re.match(r"^([\d.]+) \(\1-\1\)$", rate).group(1)))
+    assert 0.1 < rates[-1] < 10000
+    assert bool(of_tutorial) == (version == "1")
+    assert bool(of_limit) == (version == "2")
+    assert 0.1 < float(re.match(r"^([\d.]+) s$", start).group(1)) < 300
+    assert 100 < int(re.match(r"^(\d+) MB$", peak).group(1)) < 10000
+  ratio, verdict = re.search(
+      r"^- %s / %s: ([\d.]+) \(.*\); the goal, 0.98 to 1.02, is (met|missed)$" %
+      (names[1], names[0]), output, re.MULTILINE).groups()
+  assert float(ratio) == pytest.approx(rates[1] / rates[0], rel=0.1)
+  if ratio not in ("0.98", "1.02"):  # There, the rounded ratio can't tell.
+    assert verdict == ("met" if 0.98 < float(ratio) < 1.02 else "missed")
+
+
+def test_operations_of_a_step():
+  assert benchmark.gflop_per_step() == pytest.approx(8.2, abs=0.1)
+
+
+def test_curve_has_all_checkpoints(curve):
+  directory, output = curve
+  path, = os.listdir(os.path.join(directory, "curve"))
+  start, *points = tf.train.summary_iterator(
+      os.path.join(directory, "curve", path))
+  # More than the five that the Estimator keeps, and the one of the beginning.
+  assert [point.step for point in points] == list(range(0, 21, 2))
+  times = [start.wall_time] + [point.wall_time for point in points]
+  assert times == sorted(times) and times[-1] - times[0] < 300
+  for point in points:
+    value, = point.summary.value
+    assert value.tag == "test_accuracy" and 0 <= value.simple_value <= 1
+    assert "Step %d, after %.1f s: %.4f" % (
+        point.step, point.wall_time - start.wall_time,
+        value.simple_value) in output
+
+
+def test_last_accuracy_is_that_of_the_run(curve):
+  directory, output = curve
+  with open(os.path.join(directory, "log")) as f:
+    accuracy = float(re.search(r"^{'accuracy': ([\d.]+),", f.read(),
+                               re.MULTILINE).group(1))
+  last = float(output.split()[-1])
+  assert last == pytest.approx(accuracy, abs=1e-4)
+
+
+def test_plot(curve, tmp_path):
+  pytest.importorskip("matplotlib", reason="matplotlib is not installed: "
+                      "tests/benchmark_requirements.txt")
+  path = tmp_path / "curve.png"
+  run_benchmark("--plot=%s" % path, curve[0])
+  assert path.read_bytes().startswith(b"\x89PNG")
