@@ -1,14 +1,14 @@
 # The default has TensorFlow 1.15.5, CUDA 12.1 and Python 3.8, for GPUs from
-# Pascal to Hopper. Also fit: tensorflow/tensorflow:1.15.5-gpu-py3 (CUDA 10.0,
-# up to Turing) and tensorflow/tensorflow:1.15.5-py3 (no GPU).
+# Pascal to Hopper. README lists other images that fit, also with TensorFlow 2.
 ARG TF_IMAGE=nvcr.io/nvidia/tensorflow:23.03-tf1-py3
 FROM ${TF_IMAGE}
 
-# TensorFlow and numpy are the base image's, so nothing is installed.
+# For --predict. TensorFlow and numpy are the base image's.
+RUN python3 -m pip install --no-cache-dir pillow
 COPY cnn_mnist.py /app/
 
 # For whatever --user it is run as: readable, also from a checkout with umask
-# 077, and writable, also after another user's run.
+# 077, and writable.
 RUN chmod -R a+rX /app && mkdir /data /model && chmod 777 /data /model
 VOLUME ["/data", "/model"]
 WORKDIR /model
