@@ -293,6 +293,9 @@ def train_model(classifier, train_input_fn, eval_input_fn, hooks):
   """
   config, last_step = classifier.config, FLAGS.train_steps
   hooks = hooks + [ProgressHook(last_step), StopOnSignalHook()]
+  step = saved_step()
+  tf.logging.info("At step %d of %d: %s", step, last_step, "training"
+                  if step < last_step else "no training, it is done")
   try:
     if config.num_worker_replicas + config.num_ps_replicas == 1:
       classifier.train(train_input_fn, hooks, max_steps=last_step)
@@ -407,8 +410,7 @@ def load_mnist(data_dir):
     in [0, 1], labels int32 [N] in 0..9. MNIST has N = 55,000 and N = 10,000.
 
   Raises:
-    UserError: a file is faulty or can't be downloaded.
-    OSError: data_dir can't be written.
+    UserError: a file is faulty, or can't be read or downloaded.
   """
   paths = find_mnist(data_dir)
   train_data, train_labels = load_split(*paths[:2])
@@ -462,7 +464,7 @@ def find_mnist(data_dir):
   """Returns the paths of the four files, after downloading what is missing."""
   paths = [find_file(name, data_dir) for name in SHA256]
   if None in paths:  # MNIST's files must not join those of another data set.
-    os.makedirs(data_dir, exist_ok=True)
+    make_directory(data_dir, "data_dir")
     for path, digest in zip(paths, SHA256.values()):
       if path:
         with open(path, "rb") as f:
@@ -483,33 +485,36 @@ def find_file(name, data_dir):
 
 def download(name, data_dir):
   """Downloads a file into data_dir and returns its path."""
-  problems = []
+  path, problems = os.path.join(data_dir, name), []
   for url in [mirror + name for mirror in MIRRORS]:
-    tf.logging.info("Downloading %s", url)
     try:
-      start, content = time.time(), bytearray()
-      with urllib.request.urlopen(url, timeout=STALL_SECS) as response:
-        for chunk in iter(lambda: response.read1(1 << 16), b""):
-          content += chunk
-          if time.time() - start > DOWNLOAD_SECS:
-            raise OSError("too slow")
-      if hashlib.sha256(content).hexdigest() != SHA256[name]:
-        raise OSError("wrong or incomplete content")
-      break
+      content = fetch(url, SHA256[name])
+      with tempfile.TemporaryDirectory(dir=data_dir, prefix=".") as temp:
+        with open(os.path.join(temp, name), "wb") as f:
+          f.write(content)
+        os.replace(f.name, path)  # It gets its name once it is complete.
+      return path
     except (OSError, http.client.HTTPException) as e:
       problems.append("%s (%s)" % (url, e))
-  else:
-    raise UserError(
-        "no %s in --data_dir=%s, nor at %s. Put the four MNIST files there, or "
-        "make some without a network: %s tests/handwritten_digits.py DIR, then "
-        "--data_dir=DIR" % (name, data_dir, ", nor at ".join(problems),
-                            sys.executable))
-  path = os.path.join(data_dir, name)
-  with tempfile.TemporaryDirectory(dir=data_dir, prefix=".") as temp:
-    with open(os.path.join(temp, name), "wb") as f:
-      f.write(content)
-    os.replace(f.name, path)  # It gets its name once it is complete.
-  return path
+  raise UserError("no %s in --data_dir=%s, nor at %s. Put the four MNIST files "
+                  "there, or make some without a network: %s tests/"
+                  "handwritten_digits.py DIR, then --data_dir=DIR" % (
+                      name, data_dir, ", nor at ".join(problems),
+                      sys.executable))
+
+
+def fetch(url, digest):
+  """Returns the bytes at a URL; raises OSError if their digest is another."""
+  tf.logging.info("Downloading %s", url)
+  start, content = time.time(), bytearray()
+  with urllib.request.urlopen(url, timeout=STALL_SECS) as response:
+    for chunk in iter(lambda: response.read1(1 << 16), b""):
+      content += chunk
+      if time.time() - start > DOWNLOAD_SECS:
+        raise OSError("too slow")
+  if hashlib.sha256(content).hexdigest() != digest:
+    raise OSError("wrong or incomplete content")
+  return content
 
 
 # ---- Model directory --------------------------------------------------------
@@ -523,7 +528,7 @@ def claim_model_dir():
   """
   for flag in ("model_dir", "export_dir"):
     if FLAGS[flag].value and "://" not in FLAGS[flag].value:
-      make_directory(flag)
+      make_directory(FLAGS[flag].value, flag)
   if "://" not in FLAGS.model_dir and os.name == "posix":
     import fcntl
     # The descriptor is never closed: the lock lasts as long as the process.
@@ -540,14 +545,10 @@ def claim_model_dir():
         FLAGS.model_dir).all_model_checkpoint_paths)
     tf.train.update_checkpoint_state(FLAGS.model_dir, checkpoint,
                                      paths[:paths.index(checkpoint) + 1])
-  step = saved_step()
-  tf.logging.info("At step %d of %d: %s", step, FLAGS.train_steps, "training"
-                  if step < FLAGS.train_steps else "no training, it is done")
 
 
-def make_directory(flag):
+def make_directory(path, flag):
   """Makes the directory of a flag; raises UserError if it can't be written."""
-  path = FLAGS[flag].value
   try:
     os.makedirs(path, exist_ok=True)
     tempfile.TemporaryFile(dir=path).close()

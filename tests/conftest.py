@@ -253,7 +253,7 @@ def step_of(model_dir):
 def content(directory):
   """The hash of each file in a directory."""
   hashes = {}
-  for path in glob.glob(str(directory / "*")):
+  for path in filter(os.path.isfile, glob.glob(str(directory / "*"))):
     with open(path, "rb") as f:
       hashes[path] = hashlib.sha256(f.read()).hexdigest()
   return hashes

@@ -8,7 +8,7 @@ import sys
 import time
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 import pytest
 import tensorflow.compat.v1 as tf
 
@@ -76,9 +76,10 @@ FORMS = {
     "16bit.png": lambda image, rng: Image.fromarray(
         np.asarray(image).astype(np.int32) * 257).convert("I;16"),
     "large.png": lambda image, rng: on_page(image, rng, 1500),
-    "palette.bmp": lambda image, rng: on_page(image, rng).convert("P"),
-    "palette.png": lambda image, rng: on_page(image, rng).convert(
-        "P", palette=Image.ADAPTIVE, colors=16),
+    "palette.png": lambda image, rng: on_page(image, rng).convert("P"),
+    "palette.bmp": lambda image, rng: ImageOps.colorize(
+        on_page(image, rng), "navy", "ivory").convert(
+            "P", palette=Image.ADAPTIVE),
 }
 
 
