@@ -19,8 +19,11 @@ import warnings
 import zlib
 
 
-def wait_for_signals(signals, stop):
-  """Ends the process at the first signal, or in training at the second."""
+def wait_for_signals(signals):
+  """Ends the process at a signal, or in training, at the second signal.
+
+  The first one then asks the training to end, with a checkpoint.
+  """
   signum = signal.sigwait(signals)
   if stop["training"]:
     stop["signum"] = signum  # StopOnSignalHook looks at it after each step.
@@ -39,10 +42,10 @@ if __name__ == "__main__":
     stop_signals = {s for s in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
                     if signal.getsignal(s) != signal.SIG_IGN}
     signal.pthread_sigmask(signal.SIG_BLOCK, stop_signals)
-    threading.Thread(target=wait_for_signals, args=[stop_signals, stop],
+    threading.Thread(target=wait_for_signals, args=[stop_signals],
                      daemon=True).start()
-  # TensorFlow logs as errors that there is no GPU. Where there is one, also in
-  # Windows' Linux (dxg), it logs which CUDA library is missing.
+  # Without a GPU, hide what TensorFlow says of CUDA. With one (/dev/dxg is that
+  # of WSL), show it, since it says which library is missing.
   has_gpu = os.path.exists("/dev/nvidiactl") or os.path.exists("/dev/dxg")
   os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1" if has_gpu else "3")
 
@@ -62,30 +65,31 @@ except (ImportError, TypeError, AttributeError) as e:
            "on Python 3.7 to 3.11: %s -m pip install -r requirements.txt. From "
            "another Python: uv run --python 3.11 --with-requirements "
            "requirements.txt cnn_mnist.py" % (
-               (reasons or str(e).splitlines())[0], sys.executable))
+               (reasons or str(e).splitlines() or [e])[0], sys.executable))
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("data_dir", "MNIST-data", "Directory of the four MNIST "
                     "files, .gz or unpacked. Missing ones are downloaded.")
 flags.DEFINE_string("model_dir", "/tmp/mnist_convnet_model", "Directory of the "
                     "checkpoints and of TensorBoard's summaries.")
-flags.DEFINE_integer("train_steps", 20000, "Global step to train to. A stopped "
-                     "run resumes; a finished run is only evaluated.",
+flags.DEFINE_integer("train_steps", 20000, "Global step to train to. The same "
+                     "command resumes a run, or evaluates a finished one.",
                      lower_bound=1, upper_bound=2**31 - 1)
 flags.DEFINE_integer("batch_size", 100, "Images per training step.",
                      lower_bound=1, upper_bound=2**31 - 1)
 flags.DEFINE_float("learning_rate", 0.001,
                    "Learning rate for gradient descent.")
-flags.DEFINE_integer("log_every_n_iter", 50, "Training steps from one log of "
-                     "the probabilities to the next.", lower_bound=1)
-flags.DEFINE_integer("save_checkpoints_steps", 1000, "Training steps from one "
-                     "checkpoint to the next.", lower_bound=1)
+flags.DEFINE_integer("log_every_n_iter", 50, "Log the probabilities every this "
+                     "many steps.", lower_bound=1)
+flags.DEFINE_integer("save_checkpoints_steps", 1000, "Save a checkpoint every "
+                     "this many steps.", lower_bound=1)
 flags.DEFINE_integer("seed", None, "Seed for the initial weights, dropout and "
-                     "the order of the images: two runs on one machine give "
-                     "the same weights, unless one of them was resumed.",
+                     "the images' order, which is then that of each epoch. Two "
+                     "runs on one machine give the same weights, unless one of "
+                     "them was resumed.",
                      lower_bound=0, upper_bound=2**31 - 1)
-flags.DEFINE_boolean("bfloat16", False, "Train with products in bfloat16, on a "
-                     "CPU that has them. Weights and sums stay float32.")
+flags.DEFINE_boolean("bfloat16", False, "Train with matrix products in "
+                     "bfloat16, on a CPU that has them; weights stay float32.")
 flags.DEFINE_list("predict", None, "Instead of training, classify these "
                   "pictures (PNG, JPEG, GIF, BMP), separated by commas.")
 flags.DEFINE_string("export_dir", None, "After the evaluation, write a "
@@ -177,7 +181,7 @@ def main(argv):
   # Load training and eval data
   ((train_data, train_labels),
    (eval_data, eval_labels)) = load_mnist(FLAGS.data_dir)
-  if FLAGS.seed is not None:  # numpy_input_fn shuffles without a seed.
+  if FLAGS.seed is not None:  # The shuffling of numpy_input_fn takes none.
     order = np.random.RandomState(FLAGS.seed).permutation(len(train_labels))
     train_data, train_labels = train_data[order], train_labels[order]
   train_input_fn = tf.estimator.inputs.numpy_input_fn(
@@ -200,7 +204,7 @@ def main(argv):
   train_model(mnist_classifier, train_input_fn, eval_input_fn, [logging_hook])
 
   # Evaluate the model and print results
-  if FLAGS.bfloat16:
+  if FLAGS.bfloat16:  # The evaluation is in float32.
     set_bfloat16(config, False)
   if config.is_chief:
     print(mnist_classifier.evaluate(input_fn=eval_input_fn), flush=True)
@@ -211,15 +215,18 @@ def main(argv):
 # ---- Flags, logging, configuration -------------------------------------------
 
 flags.register_validator("learning_rate", lambda rate: 0 < rate < float("inf"),
-                         message="must be a number above 0")
+                         message="must be a finite number above 0")
 flags.register_validator("predict", lambda paths: paths is None or (
     len(paths) > 0 and "" not in paths), message="names no picture")
-flags.register_multi_flags_validator(
-    ["data_dir", "model_dir", "export_dir"],
-    lambda paths: "" not in paths.values(), message="names no directory")
-# TensorFlow looks for checkpoints with a pattern, where these are special.
-flags.register_validator("model_dir", lambda path: not re.search(
-    r"[][*?\\]", path), message="must not contain [ ] * ? or \\")
+flags.register_validator("data_dir", bool, message="names no directory")
+flags.register_validator("model_dir", bool, message="names no directory")
+flags.register_validator("export_dir", lambda path: path != "",
+                         message="names no directory")
+# TensorFlow takes these for wildcards when it looks for checkpoints.
+WILDCARDS = r"[][*?]" if os.name == "nt" else r"[][*?\\]"
+flags.register_validator(
+    "model_dir", lambda path: not re.search(WILDCARDS, path),
+    message="must not contain [ ] * ? or \\")
 
 
 class UserError(Exception):
@@ -227,11 +234,11 @@ class UserError(Exception):
 
 
 def set_up_logging():
-  """Logs TensorFlow's INFO messages to stderr, with the time, by absl."""
+  """Sends TensorFlow's messages to stderr, with the time."""
   tf.logging.set_verbosity(tf.logging.INFO)
   logger = tf.get_logger()
-  logger.handlers = []  # absl's handler is there already.
-  # The v1 API is what this script is about, so its deprecation is no news.
+  logger.handlers = []  # absl has one, so each message would appear twice.
+  # This script uses the v1 API on purpose: hide that it is deprecated.
   logger.addFilter(lambda record: record.filename not in (
       "deprecation.py", "module_wrapper.py"))
   warnings.filterwarnings("ignore", "`tf.layers")
@@ -243,7 +250,7 @@ def set_up_logging():
 
 
 def make_config():
-  """Returns the RunConfig: that of one task, if TF_CONFIG describes a job.
+  """Returns the RunConfig, with the cluster of TF_CONFIG if that is set.
 
   Raises UserError if TF_CONFIG describes no job that can work.
   """
@@ -255,7 +262,7 @@ def make_config():
       if not re.search(r".:\d+$", address):
         raise ValueError("%r is not host:port" % address)
     if config.num_worker_replicas > 1 and not config.num_ps_replicas:
-      raise ValueError("its workers need a ps")
+      raise ValueError("several workers need a parameter server (ps)")
   except (ValueError, TypeError, AttributeError, KeyError) as e:
     raise UserError("TF_CONFIG is wrong: %s" % " ".join(str(e).split()))
   if FLAGS.bfloat16:
@@ -268,6 +275,7 @@ def make_config():
 def set_bfloat16(config, on):
   """Switches TensorFlow's rewriting of products to bfloat16 on or off.
 
+  The Estimator reads it from this config for each session that it creates.
   Raises UserError where TensorFlow or the CPU can't do it.
   """
   rewriter = config.session_config.graph_options.rewrite_options
@@ -300,8 +308,8 @@ def train_model(classifier, train_input_fn, eval_input_fn, hooks):
     if config.num_worker_replicas + config.num_ps_replicas == 1:
       classifier.train(train_input_fn, hooks, max_steps=last_step)
     else:
-      tf.logging.info("This is the %s of a job, whose training waits for the "
-                      "parameter servers %s", config.task_type,
+      tf.logging.info("Running as %s; training waits for the parameter servers "
+                      "%s", config.task_type,
                       config.cluster_spec.as_dict().get("ps"))
       tf.estimator.train_and_evaluate(
           classifier, tf.estimator.TrainSpec(train_input_fn, last_step, hooks),
@@ -311,11 +319,15 @@ def train_model(classifier, train_input_fn, eval_input_fn, hooks):
     raise UserError("the loss became NaN or above 100: give a --learning_rate "
                     "below %g, and if that fails, a new --model_dir" %
                     FLAGS.learning_rate)
+  except ValueError:  # "Parent directory doesn't exist", among other things
+    if tf.io.gfile.exists(FLAGS.model_dir):
+      raise
+    raise UserError("--model_dir=%s was deleted" % FLAGS.model_dir)
   if stop["signum"]:
     tf.logging.info("Stopped by signal %d, checkpoint saved: the same command "
                     "resumes from there", stop["signum"])
     sys.exit(128 + stop["signum"])
-  # TensorFlow takes some failures to save for the end of the data.
+  # If saving a checkpoint fails, TensorFlow may end without an error.
   if config.is_chief and saved_step() < last_step:
     raise UserError("the training ended before step %d: no checkpoint can be "
                     "saved in --model_dir=%s. Is the size of files limited?" %
@@ -337,7 +349,7 @@ def export_model(classifier):
 class DivergenceHook(tf.train.NanTensorHook):
   """Ends a training whose loss becomes NaN or more than 100.
 
-  A network that guesses has a loss of ln 10 = 2.3; from 100 none recovers.
+  A network that guesses has a loss of ln 10 = 2.3. Above 100, none recovers.
   """
 
   def after_run(self, run_context, run_values):
@@ -346,7 +358,7 @@ class DivergenceHook(tf.train.NanTensorHook):
 
 
 class ProgressHook(tf.train.StepCounterHook):
-  """Logs every 10 s how far the training is and how long it will take."""
+  """Logs the progress and the time left every 10 seconds."""
 
   def __init__(self, last_step):
     super(ProgressHook, self).__init__(every_n_steps=None, every_n_secs=10)
@@ -398,9 +410,8 @@ DOWNLOAD_SECS = 600  # The longest for one file: 10 MB at 17 kB/s.
 def load_mnist(data_dir):
   """Loads MNIST, or another data set in four files of the same format.
 
-  Bit-identical to tf.contrib.learn.datasets.load_dataset("mnist"), which holds
-  out the first 5,000 of the 60,000 training images. That is a twelfth, and so a
-  twelfth of any other data set is held out.
+  Bit-identical to tf.contrib.learn.datasets.load_dataset("mnist"): the first
+  twelfth of the training images, 5,000 of MNIST's 60,000, is left out.
 
   Args:
     data_dir: directory of the files. Those that are missing are downloaded.
@@ -435,7 +446,7 @@ def read_idx(path, item_shape):
   """Reads an IDX file of unsigned bytes (http://yann.lecun.com/exdb/mnist/).
 
   Returns uint8 [N, 28, 28] for the item_shape (28, 28), uint8 [N] for (), or
-  raises UserError. Takes memory for what the file holds, not what it promises.
+  raises UserError. Doesn't trust the header when it allocates memory.
   """
   expected = [0x801 + len(item_shape), "N"] + list(item_shape)
   try:
@@ -443,8 +454,9 @@ def read_idx(path, item_shape):
       header = f.read(4 * len(expected)).ljust(4 * len(expected), b"\0")
       magic, count, *shape = np.frombuffer(header, ">u4").tolist()
       if [magic, "N"] + shape != expected:
-        raise UserError("%s begins with %s, not with %s" % (
-            path, [magic, count] + shape, expected))
+        raise UserError("%s is no IDX file of %s: it begins with %s, not with "
+                        "%s" % (path, "images" if item_shape else "labels",
+                                [magic, count] + shape, expected))
       size = count * int(np.prod(item_shape))
       data = bytearray()
       for chunk in iter(lambda: f.read(1 << 20), b""):
@@ -463,15 +475,15 @@ def read_idx(path, item_shape):
 def find_mnist(data_dir):
   """Returns the paths of the four files, after downloading what is missing."""
   paths = [find_file(name, data_dir) for name in SHA256]
-  if None in paths:  # MNIST's files must not join those of another data set.
+  if None in paths:  # Don't complete another data set with MNIST's files.
     make_directory(data_dir, "data_dir")
     for path, digest in zip(paths, SHA256.values()):
       if path:
         with open(path, "rb") as f:
           if hashlib.sha256(f.read()).hexdigest() != digest:
-            raise UserError("%s is not MNIST's own, so MNIST's %s is not "
-                            "downloaded: add it, or empty --data_dir=%s" %
-                            (path, list(SHA256)[paths.index(None)], data_dir))
+            raise UserError("%s is not MNIST's own, so the missing %s was not "
+                            "downloaded: add it, or give another --data_dir" %
+                            (path, list(SHA256)[paths.index(None)]))
   return [path or download(name, data_dir)
           for path, name in zip(paths, SHA256)]
 
@@ -492,7 +504,7 @@ def download(name, data_dir):
       with tempfile.TemporaryDirectory(dir=data_dir, prefix=".") as temp:
         with open(os.path.join(temp, name), "wb") as f:
           f.write(content)
-        os.replace(f.name, path)  # It gets its name once it is complete.
+        os.replace(f.name, path)  # Only once it is complete
       return path
     except (OSError, http.client.HTTPException) as e:
       problems.append("%s (%s)" % (url, e))
@@ -504,7 +516,7 @@ def download(name, data_dir):
 
 
 def fetch(url, digest):
-  """Returns the bytes at a URL; raises OSError if their digest is another."""
+  """Returns the bytes at a URL; raises OSError if the digest doesn't match."""
   tf.logging.info("Downloading %s", url)
   start, content = time.time(), bytearray()
   with urllib.request.urlopen(url, timeout=STALL_SECS) as response:
@@ -521,10 +533,11 @@ def fetch(url, digest):
 
 
 def claim_model_dir():
-  """Keeps other runs out of --model_dir and checks what this run will need.
+  """Locks --model_dir and sees that this run can resume and save there.
 
+  A damaged checkpoint is taken off the list, so that the one before is used.
   Raises UserError if the directory is in use, its checkpoint can't be used, or
-  it or --export_dir can't be written, which is best known before the training.
+  it or --export_dir can't be written: better now than after the training.
   """
   for flag in ("model_dir", "export_dir"):
     if FLAGS[flag].value and "://" not in FLAGS[flag].value:
@@ -540,7 +553,7 @@ def claim_model_dir():
                       FLAGS.model_dir)
   checkpoint = find_checkpoint()
   if checkpoint and checkpoint != tf.train.latest_checkpoint(FLAGS.model_dir):
-    # Those before the damaged one stay known, and are deleted in their turn.
+    # The older ones stay on it, so that TensorFlow deletes them in time.
     paths = list(tf.train.get_checkpoint_state(
         FLAGS.model_dir).all_model_checkpoint_paths)
     tf.train.update_checkpoint_state(FLAGS.model_dir, checkpoint,
@@ -591,8 +604,10 @@ def is_whole(path):
     for name in reader.get_variable_to_shape_map():
       reader.get_tensor(name)  # This checks its CRC.
     return True
-  except (tf.errors.OpError, IndexError) as e:  # IndexError: TF 2, file cut
-    if "ermission denied" in str(e):  # TensorFlow 2 gives it no class.
+  except (tf.errors.OpError, IndexError) as e:
+    # TensorFlow 2 raises IndexError for a truncated file, and has no class of
+    # its own for this.
+    if "permission denied" in str(e).lower():
       raise
     tf.logging.warning("Passing over a damaged checkpoint: %s (%s)", path, e)
     return False
@@ -606,7 +621,8 @@ def check_network(path):
            for name, shape in reader.get_variable_to_shape_map().items()}
   with tf.Graph().as_default():
     tf.train.create_global_step()
-    cnn_model_fn({"x": tf.zeros([1, 784])}, None, tf.estimator.ModeKeys.PREDICT)
+    cnn_model_fn({"x": tf.zeros([1, 784])}, tf.zeros([1], tf.int32),
+                 tf.estimator.ModeKeys.TRAIN)  # With the optimizer's variables
     expected = {
         v.op.name: "%s %s" % (v.dtype.base_dtype.name, v.shape.as_list())
         for v in tf.global_variables()}
@@ -617,9 +633,9 @@ def check_network(path):
                           FLAGS.model_dir, name, found.get(name, "absent"),
                           expected[name]))
     if not np.isfinite(reader.get_tensor(name)).all():
-      raise UserError("--model_dir=%s holds a training that diverged: %s in %s "
-                      "is not finite. Name an earlier one in its file "
-                      "\"checkpoint\", or give another" % (
+      raise UserError("--model_dir=%s comes from a run that diverged: %s in %s "
+                      "is not finite. In the file \"checkpoint\", name an "
+                      "earlier one, or give another directory" % (
                           FLAGS.model_dir, name, path))
   extra = sorted(set(found) - set(expected))
   if extra:
@@ -632,36 +648,38 @@ def check_network(path):
 
 
 def classify_pictures(paths):
-  """Prints each picture's path, digit and probability, with tabs between.
+  """Prints each picture's path, digit and probability, separated by tabs.
 
-  Reports a picture that can't be read on stderr, and exits with 1 in the end.
+  Exits with 1 and an error for each picture that can't be read, after the rest.
   """
   try:
     import PIL  # noqa: F401
   except ImportError:
     raise UserError("--predict needs Pillow: %s -m pip install pillow" %
                     sys.executable)
-  pictures = []
+  pictures, errors = [], []
   for path in paths:
     try:
       pictures.append((path, read_picture(os.path.expanduser(path))))
     except UserError as e:
-      print("cnn_mnist.py: error: %s" % e, file=sys.stderr)
+      errors.append("cnn_mnist.py: error: %s" % e)
   checkpoint = find_checkpoint()
   if not checkpoint:
     raise UserError("--model_dir=%s has no checkpoint: train one first" %
                     FLAGS.model_dir)
   if pictures:
     os.environ.pop("TF_CONFIG", None)  # No other task is needed.
-    predictions = tf.estimator.Estimator(cnn_model_fn, FLAGS.model_dir).predict(
-        tf.estimator.inputs.numpy_input_fn(
-            x={"x": np.stack([digit for _, digit in pictures])}, num_epochs=1,
-            shuffle=False), checkpoint_path=checkpoint)
+    predict_input_fn = tf.estimator.inputs.numpy_input_fn(
+        x={"x": np.stack([digit for _, digit in pictures])}, num_epochs=1,
+        shuffle=False)
+    predictions = tf.estimator.Estimator(
+        cnn_model_fn, FLAGS.model_dir, params={}).predict(
+            predict_input_fn, checkpoint_path=checkpoint)
     for (path, _), prediction in zip(pictures, predictions):
       print("%s\t%d\t%.4f" % (path, prediction["classes"],
                               prediction["probabilities"].max()), flush=True)
-  if len(pictures) < len(paths):
-    sys.exit(1)
+  if errors:
+    sys.exit("\n".join(errors))
 
 
 def read_picture(path):
@@ -701,13 +719,13 @@ def read_grey(path):
       image.thumbnail((256, 256), Image.BOX)  # Averages the noise as well.
       image = ImageOps.exif_transpose(image)
   grey, alpha = np.moveaxis(np.asarray(image, np.float32) / 255, 2, 0)
-  # Transparent: dark strokes were meant for a white page, light for a black.
+  # Transparent pixels become white behind dark strokes, black behind light.
   white = (grey * alpha).sum() < alpha.sum() / 2
   return grey * alpha + white * (1 - alpha)
 
 
 def extract_ink(grey):
-  """Parts the ink of a digit from the page, whichever is the lighter.
+  """Separates a digit from its page, be it dark on light or light on dark.
 
   Args:
     grey: float32 [height, width] in [0, 1].
@@ -732,7 +750,7 @@ def extract_ink(grey):
       page = extreme(extreme(page[:-2], page[1:-1]), page[2:])
       page = extreme(extreme(page[:, :-2], page[:, 1:-1]), page[:, 2:])
   ink = page - sign * grey
-  if sign > 0:  # As if in even light. A dark page is too near 0 for that.
+  if sign > 0:  # Evens out the light. A dark page is too near 0 for that.
     ink /= page + 0.1
   sides = ink[0], ink[-1], ink[:, 0], ink[:, -1]
   ink -= np.median(np.concatenate(sides))  # The sides are views of it.
@@ -756,7 +774,7 @@ def extract_ink(grey):
     grown = Image.fromarray(np.uint8(digit)).filter(ImageFilter.MaxFilter(3))
     digit |= (ink > weak) & (np.asarray(grown) > 0)
   ink = np.float32(digit * np.clip(ink / peak, 0, 1))
-  # The digit's box: in a row or column with less than 1 %, it is specks.
+  # Crop to the digit. Rows and columns with less than 1 % of ink have specks.
   rows, columns = [np.flatnonzero(total > 0.01 * total.max())
                    for total in (ink.sum(axis=1), ink.sum(axis=0))]
   return ink[rows[0]:rows[-1] + 1, columns[0]:columns[-1] + 1]
@@ -783,9 +801,9 @@ if __name__ == "__main__":
     app.run(main, flags_parser=FLAGS)
   except (UserError, flags.Error) as e:
     sys.exit("cnn_mnist.py: error: %s" % e)
-  except (tf.errors.OpError, OSError, ValueError) as e:
+  except (tf.errors.OpError, OSError, UnicodeError) as e:
     sys.stdout = None  # If writing to it has failed, it would fail again.
-    # TensorFlow 2 tells where it happened before it tells what happened.
+    # TensorFlow 2 puts the location in front. It is not for users.
     text = re.sub(r"^Graph execution error:.*?\nNode: [^\n]*\n", "",
                   str(getattr(e, "message", e)), flags=re.DOTALL)
     sys.exit("cnn_mnist.py: error: %s: %s" % (type(e).__name__,
