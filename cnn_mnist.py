@@ -424,22 +424,23 @@ def load_mnist(data_dir):
     UserError: a file is faulty, or can't be read or downloaded.
   """
   paths = find_mnist(data_dir)
-  train_data, train_labels = load_split(*paths[:2])
-  held_out = len(train_labels) // 12
-  return ((train_data[held_out:], train_labels[held_out:]),
-          load_split(*paths[2:]))
+  train_split, eval_split = load_split(*paths[:2]), load_split(*paths[2:])
+  held_out = len(train_split[1]) // 12
+  train_split = [array[held_out:] for array in train_split]
+  return tuple(  # Scaled last, so that what is left out takes no memory.
+      (np.multiply(images, np.float32(1 / 255), dtype=np.float32), labels)
+      for images, labels in (train_split, eval_split))
 
 
 def load_split(images_path, labels_path):
-  """Returns images, float32 [N, 784] in [0, 1], and labels, int32 [N]."""
+  """Returns images, uint8 [N, 784], and labels, int32 [N] in 0..9."""
   images, labels = read_idx(images_path, (28, 28)), read_idx(labels_path, ())
   if len(images) != len(labels):
     raise UserError("%s has %d images, but %s has %d labels" % (
         images_path, len(images), labels_path, len(labels)))
   if labels.max() > 9:
     raise UserError("%s has a label above 9: %d" % (labels_path, labels.max()))
-  return (np.multiply(images.reshape(-1, 784), np.float32(1 / 255),
-                      dtype=np.float32), labels.astype(np.int32))
+  return images.reshape(-1, 784), labels.astype(np.int32)
 
 
 def read_idx(path, item_shape):
@@ -589,36 +590,32 @@ def find_checkpoint():
     paths += reversed(state.all_model_checkpoint_paths)
   except (ValueError, AttributeError):  # The file is empty or damaged.
     paths = []
-  path = next((path for path in paths if is_whole(path)), None)
-  if not path:
-    raise UserError("--model_dir=%s has no checkpoint that can be read: delete "
-                    "it, or give another" % FLAGS.model_dir)
-  check_network(path)
-  return path
+  for path in paths:
+    variables = read_checkpoint(path)
+    if variables:
+      check_network(variables)
+      return path
+  raise UserError("--model_dir=%s has no checkpoint that can be read: delete "
+                  "it, or give another" % FLAGS.model_dir)
 
 
-def is_whole(path):
-  """Returns whether all of a checkpoint can be read; warns if not."""
+def read_checkpoint(path):
+  """Returns {name: value} of the variables; warns and returns {} on damage."""
   try:
     reader = tf.train.load_checkpoint(path)
-    for name in reader.get_variable_to_shape_map():
-      reader.get_tensor(name)  # This checks its CRC.
-    return True
+    return {name: reader.get_tensor(name)  # This checks its CRC.
+            for name in reader.get_variable_to_shape_map()}
   except (tf.errors.OpError, IndexError) as e:
     # TensorFlow 2 raises IndexError for a truncated file, and has no class of
     # its own for this.
     if "permission denied" in str(e).lower():
       raise
     tf.logging.warning("Passing over a damaged checkpoint: %s (%s)", path, e)
-    return False
+    return {}
 
 
-def check_network(path):
-  """Raises UserError unless a checkpoint has this network's finite weights."""
-  reader = tf.train.load_checkpoint(path)
-  dtypes = reader.get_variable_to_dtype_map()
-  found = {name: "%s %s" % (dtypes[name].name, shape)
-           for name, shape in reader.get_variable_to_shape_map().items()}
+def check_network(variables):
+  """Raises UserError unless these are this network's, and all are finite."""
   with tf.Graph().as_default():
     tf.train.create_global_step()
     cnn_model_fn({"x": tf.zeros([1, 784])}, tf.zeros([1], tf.int32),
@@ -626,22 +623,19 @@ def check_network(path):
     expected = {
         v.op.name: "%s %s" % (v.dtype.base_dtype.name, v.shape.as_list())
         for v in tf.global_variables()}
-  for name in sorted(expected):
-    if found.get(name) != expected[name]:
-      raise UserError("--model_dir=%s holds another network: %s is %s there, "
-                      "%s here. Give another" % (
+  found = {name: "%s %s" % (value.dtype.name, list(value.shape))
+           for name, value in variables.items()}
+  for name in sorted(expected.keys() | found.keys()):
+    if found.get(name) != expected.get(name):
+      raise UserError("--model_dir=%s holds another network or optimizer: %s "
+                      "is %s there, %s here. Give another" % (
                           FLAGS.model_dir, name, found.get(name, "absent"),
-                          expected[name]))
-    if not np.isfinite(reader.get_tensor(name)).all():
-      raise UserError("--model_dir=%s comes from a run that diverged: %s in %s "
-                      "is not finite. In the file \"checkpoint\", name an "
-                      "earlier one, or give another directory" % (
-                          FLAGS.model_dir, name, path))
-  extra = sorted(set(found) - set(expected))
-  if extra:
-    raise UserError("--model_dir=%s holds more variables than this network, "
-                    "for example %s: was it trained with another optimizer? "
-                    "Give another" % (FLAGS.model_dir, extra[0]))
+                          expected.get(name, "absent")))
+    if not np.isfinite(variables[name]).all():
+      raise UserError("--model_dir=%s comes from a run that diverged: %s is "
+                      "not finite. In the file \"checkpoint\", name an earlier "
+                      "one, or give another directory" % (
+                          FLAGS.model_dir, name))
 
 
 # ---- Pictures ---------------------------------------------------------------
