@@ -593,7 +593,7 @@ def find_checkpoint():
   for path in paths:
     variables = read_checkpoint(path)
     if variables:
-      check_network(variables)
+      check_network(path, variables)
       return path
   raise UserError("--model_dir=%s has no checkpoint that can be read: delete "
                   "it, or give another" % FLAGS.model_dir)
@@ -614,8 +614,8 @@ def read_checkpoint(path):
     return {}
 
 
-def check_network(variables):
-  """Raises UserError unless these are this network's, and all are finite."""
+def check_network(path, variables):
+  """Raises UserError unless a checkpoint has this network's finite weights."""
   with tf.Graph().as_default():
     tf.train.create_global_step()
     cnn_model_fn({"x": tf.zeros([1, 784])}, tf.zeros([1], tf.int32),
@@ -632,10 +632,10 @@ def check_network(variables):
                           FLAGS.model_dir, name, found.get(name, "absent"),
                           expected.get(name, "absent")))
     if not np.isfinite(variables[name]).all():
-      raise UserError("--model_dir=%s comes from a run that diverged: %s is "
-                      "not finite. In the file \"checkpoint\", name an earlier "
-                      "one, or give another directory" % (
-                          FLAGS.model_dir, name))
+      raise UserError("--model_dir=%s comes from a run that diverged: %s in %s "
+                      "is not finite. In the file \"checkpoint\", name an "
+                      "earlier one, or give another directory" % (
+                          FLAGS.model_dir, name, path))
 
 
 # ---- Pictures ---------------------------------------------------------------
