@@ -47,7 +47,7 @@ import time
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 SCRIPT = os.path.join(ROOT, "cnn_mnist.py")
 RECIPES = {  # Of README. Each stage continues the one before.
-    "97.3": ["--learning_rate=0.12 --train_steps=600"],
+    "97.3": ["--batch_size=50 --learning_rate=0.12 --train_steps=900"],
     "99.2": ["--learning_rate=0.2 --train_steps=4000",
              "--learning_rate=0.02 --train_steps=5000"],
 }
@@ -136,9 +136,9 @@ tf.disable_v2_behavior()
 PYTORCH = LOADER + '''
 import torch
 from torch import nn
-STEPS, RATE = int(sys.argv[1]), float(sys.argv[2])
+STEPS, RATE, BATCH = int(sys.argv[1]), float(sys.argv[2]), int(sys.argv[3])
 CHANNELS_LAST, BFLOAT16, COMPILE = [
-    name in sys.argv[3:] for name in ("channels_last", "bfloat16", "compile")]
+    name in sys.argv[4:] for name in ("channels_last", "bfloat16", "compile")]
 
 def images_of(data):
   if CHANNELS_LAST:  # With one channel, only the strides can tell.
@@ -171,11 +171,11 @@ def train(batch):
   return loss, logits
 
 for _ in range(5 if COMPILE else 0):  # So compiling isn't in the rate.
-  train(torch.arange(100))
+  train(torch.arange(BATCH))
 for step in range(STEPS):
-  if step % (len(images) // 100) == 0:
-    batches = torch.randperm(len(images)).split(100)
-  loss, logits = train(batches[step % (len(images) // 100)])
+  if step % (len(images) // BATCH) == 0:
+    batches = torch.randperm(len(images)).split(BATCH)
+  loss, logits = train(batches[step % (len(images) // BATCH)])
   if step % 50 == 0:
     print(logits.softmax(1))
     print("loss = %g, step = %d" % (loss, step + 1), flush=True)
@@ -315,9 +315,9 @@ def ours(python, data_dir, *flags):
           "--model_dir=model"] + list(flags)
 
 
-def pytorch(python, steps, rate, *variants):
+def pytorch(python, steps, rate, batch, *variants):
   """The command of the PyTorch program."""
-  return [python, "-c", PYTORCH, str(steps), str(rate)] + list(variants)
+  return [python, "-c", PYTORCH, steps, rate, batch] + list(variants)
 
 
 def ratios(values, others):
@@ -364,7 +364,8 @@ def list_programs(options):
         ("eager", "compile"), precisions(), ("NCHW", "channels_last")):
       programs["PyTorch, %s, %s, %s" % (
           layout.replace("_", " "), precision, compiled)] = precision, pytorch(
-              options.torch_python, steps, 0.001, layout, precision, compiled)
+              options.torch_python, steps, "0.001", "100", layout, precision,
+              compiled)
   if options.jax_python:
     for precision in precisions():
       programs["JAX, flax, " + precision] = (
@@ -435,11 +436,13 @@ def repeat_recipe(options):
           for stage in stages]
       for precision, flags in zip(precisions(), ([], ["--bfloat16"]))}
   if options.torch_python and len(stages) == 1:
-    steps, rate = [re.search(name + r"=(\S+)", stages[0]).group(1)
-                   for name in ("train_steps", "learning_rate")]
+    steps, rate, batch = [
+        re.search(name + r"=(\S+)", stages[0]).group(1)
+        for name in ("train_steps", "learning_rate", "batch_size")]
     # The faster layout: see the comparison.
     programs["PyTorch, channels last, " + precisions()[-1]] = [pytorch(
-        options.torch_python, steps, rate, "channels_last", precisions()[-1])]
+        options.torch_python, steps, rate, batch, "channels_last",
+        precisions()[-1])]
   results = {name: [] for name in programs}
   for _ in range(options.runs):
     for name, commands in programs.items():
