@@ -78,7 +78,7 @@ def test_job(digits_dir, start_run, tmp_path):
   model_dir, export_dir = tmp_path / "model", tmp_path / "export"
   job = Job(start_run, tmp_path, {
       "data_dir": digits_dir, "model_dir": model_dir, "train_steps": 1000,
-      "batch_size": 10, "learning_rate": 0.02, "save_checkpoints_steps": 300,
+      "batch_size": 20, "learning_rate": 0.04, "save_checkpoints_steps": 300,
       "export_dir": export_dir}, workers=2)
   job.start("ps0", "chief0", "worker0", "worker1", "evaluator0")
   victim = job.tasks["worker0"]
@@ -98,8 +98,10 @@ def test_job(digits_dir, start_run, tmp_path):
   exported, = export_dir.iterdir()
   assert (exported / "saved_model.pb").exists()
   # The evaluator evaluated on the way: TensorBoard shows a curve.
-  steps = [at for at, _ in events(str(model_dir / "eval"))["accuracy"]]
-  assert len(set(steps)) >= 2 and max(steps) == step
+  curve = {at: value.simple_value
+           for at, value in events(str(model_dir / "eval"))["accuracy"]}
+  assert len(curve) >= 2 and max(curve) == step
+  assert abs(curve[step] - accuracy) < 1e-6
 
 
 def test_finished_chief_again(digits_dir, start_run, tmp_path):
