@@ -3,7 +3,8 @@
 Source: the UCI digits that scikit-learn ships (sklearn.datasets.load_digits),
 1,797 images of 8x8 in 17 greys. Each is enlarged bilinearly to 20x20, the box
 that MNIST's digits fill, and put into 28x28 with its centre of mass in the
-middle, as MNIST's are. The last 360, by other writers, become the test set.
+middle, as MNIST's are. The last 360, by other writers, become the test set. The
+first of each of its digits is written as a picture as well, 0.png to 9.png.
 """
 import argparse
 import gzip
@@ -11,6 +12,7 @@ import os
 import struct
 
 import numpy as np
+from PIL import Image
 from scipy import ndimage
 from sklearn import datasets
 
@@ -50,7 +52,18 @@ def write_digits(directory):
               labels[part])
 
 
+def write_pictures(directory):
+  """Writes a test image of each digit as a PNG of 280x280, dark on white."""
+  images, labels = (part[-TEST_SIZE:] for part in load_digits())
+  for digit in range(10):
+    image = images[np.argmax(labels == digit)]
+    picture = Image.fromarray(255 - image).resize((280, 280))
+    picture.save(os.path.join(directory, "%d.png" % digit))
+
+
 if __name__ == "__main__":
   parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
   parser.add_argument("directory", metavar="DIR", help="where to write")
-  write_digits(parser.parse_args().directory)
+  directory = parser.parse_args().directory
+  write_digits(directory)
+  write_pictures(directory)

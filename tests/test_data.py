@@ -51,6 +51,23 @@ def test_handwritten_digits(digits_dir):
   assert train.min() == 0 and train.max() == 1
 
 
+def test_handwritten_digits_as_pictures(digits_dir, tmp_path):
+  """The quick start's command, and what --predict reads of its pictures."""
+  subprocess.check_call([
+      sys.executable, handwritten_digits.__file__, str(tmp_path)])
+  pictures = ["%d.png" % digit for digit in range(10)]
+  assert sorted(os.listdir(str(tmp_path))) == sorted(pictures + NAMES)
+  for name in NAMES:
+    assert unpack(str(tmp_path), name) == unpack(digits_dir, name)
+  read = np.stack([cnn_mnist.read_picture(str(tmp_path / name))
+                   for name in pictures])
+  _, (images, labels) = cnn_mnist.load_mnist(digits_dir)
+  firsts = np.stack([images[labels == digit][0].reshape(28, 28)
+                     for digit in range(10)])
+  distances = np.abs(read[:, None] - firsts).mean(axis=(2, 3))
+  assert distances.argmin(axis=1).tolist() == list(range(10))
+
+
 def test_real_mnist(mnist_dir):
   (train, train_labels), (test, test_labels) = cnn_mnist.load_mnist(mnist_dir)
   assert train.shape == (55000, 784) and test.shape == (10000, 784)
