@@ -587,7 +587,8 @@ def find_checkpoint():
   try:
     state = tf.train.get_checkpoint_state(FLAGS.model_dir)
     paths = [state.model_checkpoint_path]
-    paths += reversed(state.all_model_checkpoint_paths)
+    paths += [path for path in reversed(state.all_model_checkpoint_paths)
+              if path not in paths]
   except (ValueError, AttributeError):  # The file is empty or damaged.
     paths = []
   for path in paths:
