@@ -58,6 +58,13 @@ class Job(object):
     for name in tasks:
       assert self.tasks[name].wait(120) == 0, self.tasks[name].text()
 
+  def check_no_server(self):
+    """Checks that a ps fails with an error, since its address is in use."""
+    result = run_script(self.flags, env=self.environment("ps"), timeout=60)
+    # gRPC logs it too, in the same form.
+    result.stderr = re.sub(r"(?m)^E\d{4} .*chttp2.*\n", "", result.stderr)
+    result.check_error("server")
+
   def stop(self, name):
     """Ends a task with SIGTERM; returns the seconds that it took."""
     run = self.tasks[name]
@@ -173,10 +180,7 @@ def test_port_in_use(digits_dir, tmp_path, start_run):
   with socket.socket() as s:
     s.bind((host, int(port)))
     s.listen(1)
-    result = run_script(job.flags, env=job.environment("ps"), timeout=60)
-  # gRPC logs it too, in the same form.
-  result.stderr = re.sub(r"(?m)^E\d{4} .*chttp2.*\n", "", result.stderr)
-  result.check_error("server")
+    job.check_no_server()
 
 
 def test_second_ps(digits_dir, tmp_path, start_run):
@@ -186,9 +190,7 @@ def test_second_ps(digits_dir, tmp_path, start_run):
       "train_steps": 5, "batch_size": 10})
   job.start("ps0").wait_for("Start Tensorflow server")
   time.sleep(2)
-  result = run_script(job.flags, env=job.environment("ps"), timeout=60)
-  result.stderr = re.sub(r"(?m)^E\d{4} .*chttp2.*\n", "", result.stderr)
-  result.check_error("server")
+  job.check_no_server()
   job.start("chief0")
   job.check_ended("chief0")
   assert parse_result(job.stdout("chief0"))[2] == 5
