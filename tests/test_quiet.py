@@ -3,6 +3,7 @@ import glob
 import os
 import re
 import subprocess
+import sys
 
 import pytest
 import tensorflow.compat.v1 as tf
@@ -98,3 +99,13 @@ def test_warnings_about_a_device(flags, environment, tmp_path):
   assert any(re.search(words, line) for line in warnings), result.stderr
   # What is no warning remains hidden.
   assert len(CPP_LINE.findall(result.stderr)) == len(warnings)
+
+
+def test_tensorboard():
+  """It starts, with what the requirements installed beside it."""
+  result = subprocess.run(
+      [sys.executable, "-m", "tensorboard.main", "--version"],
+      env=dict(os.environ, TF_CPP_MIN_LOG_LEVEL="3"), stdout=subprocess.PIPE,
+      stderr=subprocess.PIPE, universal_newlines=True)
+  assert result.returncode == 0, result.stderr
+  assert re.match(r"[12]\.\d+\.\d+$", result.stdout) and not result.stderr
