@@ -56,7 +56,8 @@ def skip_unless_permitted(prefix):
 def digits_dir(tmp_path_factory):
   """Directory with the handwritten digits in MNIST's four files."""
   directory = str(tmp_path_factory.mktemp("digits"))
-  handwritten_digits.write_digits(directory)
+  handwritten_digits.write_digits(
+      directory, *handwritten_digits.load_digits())
   return directory
 
 

@@ -40,10 +40,9 @@ def write_idx(path, items):
     g.write(items.tobytes())
 
 
-def write_digits(directory):
+def write_digits(directory, images, labels):
   """Writes the four files into directory, which is made if it isn't there."""
   os.makedirs(directory, exist_ok=True)
-  images, labels = load_digits()
   for name, part in (("train", slice(None, -TEST_SIZE)),
                      ("t10k", slice(-TEST_SIZE, None))):
     write_idx(os.path.join(directory, name + "-images-idx3-ubyte.gz"),
@@ -52,9 +51,9 @@ def write_digits(directory):
               labels[part])
 
 
-def write_pictures(directory):
+def write_pictures(directory, images, labels):
   """Writes a test image of each digit as a PNG of 280x280, dark on white."""
-  images, labels = (part[-TEST_SIZE:] for part in load_digits())
+  images, labels = images[-TEST_SIZE:], labels[-TEST_SIZE:]
   for digit in range(10):
     image = images[np.argmax(labels == digit)]
     picture = Image.fromarray(255 - image).resize((280, 280))
@@ -65,5 +64,6 @@ if __name__ == "__main__":
   parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
   parser.add_argument("directory", metavar="DIR", help="where to write")
   directory = parser.parse_args().directory
-  write_digits(directory)
-  write_pictures(directory)
+  digits = load_digits()
+  write_digits(directory, *digits)
+  write_pictures(directory, *digits)

@@ -283,7 +283,7 @@ def test_nan_loss(flags, tmp_path, unused_time):
 def test_faulty_data_file(flags, tmp_path):
   """Every fault of a file is in test_data.py; here, what becomes of one."""
   directory = tmp_path / "data"
-  handwritten_digits.write_digits(str(directory))
+  shutil.copytree(flags["data_dir"], str(directory))
   path = directory / "t10k-labels-idx1-ubyte.gz"
   path.write_bytes(path.read_bytes()[:-3])
   result = run_script(dict(flags, data_dir=directory))
