@@ -1,7 +1,12 @@
 """The model directory: its permissions, its lock, and what may be in it."""
+import errno
 import glob
 import os
+import re
+import shutil
 import signal
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -71,14 +76,194 @@ def test_damaged_checkpoint(flags, tmp_path):
       str(model_dir)).all_model_checkpoint_paths
   assert [os.path.basename(path) for path in paths] == [
       "model.ckpt-%d" % step for step in (0, 2, 4, 5)]
+  text = (model_dir / "checkpoint").read_text()
+  assert str(tmp_path) not in text and 'path: "model.ckpt-5"' in text
   # None is whole.
   for path in glob.glob(str(model_dir / "model.ckpt-*.index")):
     open(path, "w").close()
-  run_script(dict(flags, train_steps=9)).check_error(
-      "--model_dir=%s" % model_dir)
-  (model_dir / "checkpoint").write_text(u"")
-  run_script(dict(flags, train_steps=9)).check_error(
-      "--model_dir=%s" % model_dir)
+  for text in None, u"", u"{":
+    if text is not None:
+      (model_dir / "checkpoint").write_text(text)
+    result = run_script(dict(flags, train_steps=9))
+    result.check_error("--model_dir=%s" % model_dir)
+    assert "elete" not in result.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize("relative", [False, True])
+def test_damaged_checkpoint_in_a_relative_directory(flags, tmp_path, relative):
+  """What the file "checkpoint" then names holds after a move as well."""
+  flags = dict(flags, save_checkpoints_steps=2,
+               model_dir="model" if relative else tmp_path / "model")
+  result_of(run_script(dict(flags, train_steps=4), cwd=str(tmp_path)))
+  (tmp_path / "model" / "model.ckpt-4.index").write_bytes(b"")
+  # It fails after the repair, and before a checkpoint of its own.
+  run_script(dict(flags, learning_rate=1e9), cwd=str(tmp_path)).check_error(
+      "--learning_rate")
+  text = (tmp_path / "model" / "checkpoint").read_text()
+  assert 'model_checkpoint_path: "model.ckpt-2"' in text and "/" not in text
+  (tmp_path / "model").rename(tmp_path / "moved")
+  result = run_script(dict(flags, model_dir=tmp_path / "moved", train_steps=5))
+  assert "At step 2 of 5: training" in result.stderr
+  assert result_of(result)[2] == 5
+
+
+def name_absolutely(model_dir):
+  """Makes the file "checkpoint" name absolute paths, as tf.train.Saver does."""
+  path = model_dir / "checkpoint"
+  path.write_text(path.read_text().replace(': "', ': "%s/' % model_dir))
+
+
+def test_moved_with_absolute_paths(flags, picture, tmp_path):
+  """The checkpoints are found beside the file that names another place."""
+  result_of(run_script(dict(flags, train_steps=3)))
+  name_absolutely(tmp_path / "model")
+  (tmp_path / "model").rename(tmp_path / "moved")
+  flags["model_dir"] = tmp_path / "moved"
+  result = run_script({"model_dir": flags["model_dir"], "predict": picture})
+  assert result.returncode == 0, result.stderr
+  result = run_script(dict(flags, train_steps=4))
+  assert "At step 3 of 4: training" in result.stderr
+  assert result_of(result)[2] == 4
+  assert not (tmp_path / "model").exists()
+
+
+def test_copied_with_absolute_paths(flags, tmp_path):
+  """The copy goes on from its own files, whatever becomes of the original."""
+  result_of(run_script(dict(flags, train_steps=3)))
+  name_absolutely(tmp_path / "model")
+  shutil.copytree(str(tmp_path / "model"), str(tmp_path / "copy"))
+  save_again(tmp_path / "model", dense__bias=lambda bias: bias + 1)
+  before = content(tmp_path / "model")
+  result = run_script(dict(flags, model_dir=tmp_path / "copy", train_steps=4))
+  assert result_of(result)[2] == 4
+  bias = tf.train.load_variable(str(tmp_path / "copy"), "dense/bias")
+  assert np.abs(bias).max() < 0.5
+  assert content(tmp_path / "model") == before
+
+
+# File systems with faults. An open file can't be unlinked, and there is no
+# O_TMPFILE, as in shared folders of virtual machines; locks fail as errno says.
+FAULTS = r"""
+#define _GNU_SOURCE
+#include <dirent.h>
+#include <dlfcn.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+int flock(int fd, int operation) {
+  char *number = getenv("FLOCK_ERRNO");
+  int (*real)(int, int) = dlsym(RTLD_NEXT, "flock");
+  if (!number) return real(fd, operation);
+  errno = atoi(number);
+  return -1;
+}
+
+static int is_open(const char *path) {
+  char target[PATH_MAX], link[300], wanted[PATH_MAX];
+  struct dirent *entry;
+  DIR *dir = opendir("/proc/self/fd");
+  int found = 0;
+  if (!dir || !realpath(path, wanted)) return 0;
+  while ((entry = readdir(dir))) {
+    snprintf(link, sizeof link, "/proc/self/fd/%s", entry->d_name);
+    ssize_t length = readlink(link, target, sizeof target - 1);
+    if (length > 0) {
+      target[length] = 0;
+      found |= !strcmp(target, wanted);
+    }
+  }
+  closedir(dir);
+  return found;
+}
+
+int unlink(const char *path) {
+  int (*real)(const char *) = dlsym(RTLD_NEXT, "unlink");
+  if (!getenv("NO_UNLINK") || !is_open(path)) return real(path);
+  errno = ETXTBSY;
+  return -1;
+}
+
+static int opened(const char *name, const char *path, int flags, int mode) {
+  int (*real)(const char *, int, ...) = dlsym(RTLD_NEXT, name);
+  if (!getenv("NO_UNLINK") || (flags & O_TMPFILE) != O_TMPFILE)
+    return real(path, flags, mode);
+  errno = EOPNOTSUPP;
+  return -1;
+}
+
+int open(const char *path, int flags, ...) {
+  va_list list;
+  va_start(list, flags);
+  int mode = va_arg(list, int);
+  va_end(list);
+  return opened("open", path, flags, mode);
+}
+
+int open64(const char *path, int flags, ...) {
+  va_list list;
+  va_start(list, flags);
+  int mode = va_arg(list, int);
+  va_end(list);
+  return opened("open64", path, flags, mode);
+}
+"""
+
+
+@pytest.fixture(scope="module")
+def faulty(tmp_path_factory):
+  """Function that returns an environment with such a file system."""
+  if not shutil.which("cc"):
+    pytest.skip("there is no C compiler")
+  directory = tmp_path_factory.mktemp("faults")
+  (directory / "faults.c").write_text(FAULTS)
+  library = str(directory / "faults.so")
+  subprocess.check_call(["cc", "-shared", "-fPIC", "-o", library,
+                         str(directory / "faults.c"), "-ldl"])
+  return lambda **variables: dict(os.environ, LD_PRELOAD=library, **variables)
+
+
+def test_the_faulty_file_system(faulty, tmp_path):
+  """It fails as it should, so that the tests with it mean something."""
+  code = """if True:
+    import fcntl, os, sys, tempfile
+    with open(sys.argv[1], "w") as f:
+      for call in (lambda: fcntl.flock(f, fcntl.LOCK_EX),
+                   lambda: os.unlink(sys.argv[1]),
+                   lambda: os.open(".", os.O_TMPFILE | os.O_RDWR)):
+        try: call()
+        except OSError as e: print(e.errno)"""
+  assert subprocess.check_output(
+      [sys.executable, "-c", code, str(tmp_path / "f")], env=faulty(
+          FLOCK_ERRNO="38", NO_UNLINK="1")).split() == [b"38", b"26", b"95"]
+
+
+@pytest.mark.parametrize("number", [
+    errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EBADF])
+def test_no_locks(flags, faulty, tmp_path, number):
+  """Some network file systems have none: a warning, and the run goes on."""
+  result = run_script(dict(flags, train_steps=2), process=True,
+                      env=faulty(FLOCK_ERRNO=str(number)))
+  assert result_of(result)[2] == 2
+  warning, = re.findall(r"WARNING .*locked.*", result.stderr)
+  assert "--model_dir=%s" % flags["model_dir"] in warning
+  assert os.strerror(number) in warning
+
+
+def test_shared_folder(flags, faulty, tmp_path):
+  """Of a virtual machine: an open file can't be deleted there."""
+  flags["export_dir"] = tmp_path / "export"
+  result = run_script(dict(flags, train_steps=2), process=True,
+                      env=faulty(NO_UNLINK="1"))
+  assert result_of(result)[2] == 2
+  for directory in flags["model_dir"], flags["export_dir"]:
+    assert not [name for name in os.listdir(str(directory))
+                if name.startswith(".") and name != ".lock"]
 
 
 def test_unreadable_checkpoint(flags, tmp_path, picture):
@@ -147,7 +332,12 @@ def test_variables_that_do_not_fit(flags, tmp_path, picture, changes, words):
   result_of(run_script(dict(flags, train_steps=2)))
   save_again(model_dir, **changes)
   before = content(model_dir)
-  for more in ({"train_steps": 2}, {"train_steps": 3}, {"predict": picture}):
+  runs = [{"train_steps": 2}, {"train_steps": 3}, {"predict": picture}]
+  if "beta1_power" in changes:  # Without training, an optimizer is no matter.
+    result = run_script({"model_dir": model_dir, "predict": picture})
+    assert result.returncode == 0, result.stderr
+    runs.pop()
+  for more in runs:
     result = run_script(dict(flags, **more))
     result.check_error("--model_dir=%s" % model_dir, *words)
     assert "elete" not in result.stderr.splitlines()[-1]

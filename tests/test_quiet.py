@@ -42,14 +42,15 @@ def environment():
 
 @without_device
 def test_wrong_flag(environment):
-  run_script({"batch_size": 0}, env=environment).check_wrong_flag("batch_size")
+  run_script({"batch_size": 0}, env=environment,
+             process=True).check_wrong_flag("batch_size")
 
 
 @without_device
 def test_run(flags, environment, tmp_path):
   """A training, its evaluation and an export."""
   result = run_script(dict(flags, train_steps=3, export_dir=tmp_path / "e"),
-                      env=environment)
+                      env=environment, process=True)
   assert result_of(result)[2] == 3
   check_quiet(result.stderr)
   # The steps are logged, and what is logged is all seen by check_log.
@@ -59,7 +60,7 @@ def test_run(flags, environment, tmp_path):
 @without_device
 def test_predict(environment, picture, trained):
   result = run_script({"model_dir": trained[0], "predict": picture},
-                      env=environment)
+                      env=environment, process=True)
   assert result.returncode == 0, result.stderr
   check_quiet(result.stderr)
 
@@ -74,7 +75,7 @@ def check_quiet(stderr):
 
 def test_cpp_log_on_request(flags, environment):
   """What the environment asks for is shown."""
-  result = run_script(dict(flags, train_steps=1),
+  result = run_script(dict(flags, train_steps=1), process=True,
                       env=dict(environment, TF_CPP_MIN_LOG_LEVEL="0"))
   assert result_of(result)[2] == 1
   assert CPP_LINE.search(result.stderr), result.stderr

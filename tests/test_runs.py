@@ -11,7 +11,7 @@ import tensorflow.compat.v1 as tf
 
 import cnn_mnist
 from conftest import (
-    ROOT, SCRIPT, Result, check_error_line, result_of, run_script,
+    ROOT, SCRIPT, check_error_line, finish, result_of, run_script,
     skip_unless_permitted, step_of, write_split)
 import handwritten_digits
 
@@ -132,13 +132,63 @@ def test_without_tensorflow():
   process = subprocess.Popen(
       [sys.executable, "-S", SCRIPT], stdout=subprocess.PIPE,
       stderr=subprocess.PIPE, universal_newlines=True)
-  result = Result(process, 60)
-  result.check_wrong_flag(sys.executable, "pip install -r requirements.txt")
+  result = finish(process, 60)
   assert result.returncode == 1
+  assert re.match("ModuleNotFoundError: No module named '(numpy|tensorflow)'$",
+                  result.stderr.splitlines()[-1])
+
+
+def test_optimized_python():
+  """Without docstrings, TensorFlow fails at its import: its reason is shown."""
+  result = finish(subprocess.Popen(
+      [sys.executable, "-OO", SCRIPT], stdout=subprocess.PIPE,
+      stderr=subprocess.PIPE, universal_newlines=True), 60)
+  assert result.returncode == 1 and "cnn_mnist.py: error" not in result.stderr
+  assert re.match("TypeError: .*NoneType", result.stderr.splitlines()[-1])
+
+
+@pytest.mark.skipif(tf.__version__.startswith("1."),
+                    reason="TensorFlow 1 has a Keras of its own")
+@pytest.mark.parametrize("fault,word", [
+    ("keras 3", "Keras 3"), ("no tf_keras", "Keras cannot be imported")])
+def test_keras_that_does_not_fit(flags, tmp_path, fault, word):
+  """The layers and the Estimator need the Keras that TensorFlow came with."""
+  env = dict(os.environ)
+  if fault == "keras 3":  # TensorFlow looks at the version only.
+    (tmp_path / "keras.py").write_text(u"__version__ = '3.5.0'\n")
+    env["PYTHONPATH"] = str(tmp_path)
+  else:
+    env["TF_USE_LEGACY_KERAS"] = "1"
+  result = run_script(flags, env=env, process=True)
+  last = result.stderr.splitlines()[-1]
+  assert last.startswith("cnn_mnist.py: error: TensorFlow " + tf.__version__)
+  assert word in last and "pip install -r requirements.txt" in last
+  assert "Traceback" not in result.stderr and result.returncode == 1
+
+
+@pytest.mark.parametrize("variable,value,expected", [
+    ("TF_ENABLE_ONEDNN_OPTS", None, "1"), ("TF_ENABLE_ONEDNN_OPTS", "0", "0"),
+    ("TF_CPP_MIN_LOG_LEVEL", "2", "2")])
+def test_environment_for_tensorflow(variable, value, expected):
+  """The script sets a default before it imports TensorFlow; an import none."""
+  code = """if True:
+    import os, runpy, sys
+    sys.argv = ["cnn_mnist.py", "--help"]
+    sys.modules["tensorflow"] = None  # So that it ends where it imports this
+    try: runpy.run_path(%r, run_name=%r)
+    except ImportError: print(os.environ.get(%r))"""
+  env = dict(os.environ)
+  env.pop(variable, None)
+  if value:
+    env[variable] = value
+  for name, result in (("__main__", expected), ("cnn_mnist", value)):
+    assert subprocess.check_output(
+        [sys.executable, "-c", code % (SCRIPT, name, variable)], env=env,
+        universal_newlines=True) == "%s\n" % result
 
 
 @pytest.mark.parametrize("argument,words", [
-    ("--train_step=5", ["train_step'", "train_steps"]),
+    ("--train_step=5", ["unrecognized", "--train_step=5"]),
     ("--train_steps=many", ["train_steps", "many"]),
     ("--train_steps=0", ["train_steps"]),
     ("--batch_size=-1", ["batch_size"]),
@@ -159,13 +209,17 @@ def test_without_tensorflow():
     ("--model_dir=", ["model_dir", "no directory"]),
     ("--export_dir=", ["export_dir", "no directory"]),
     ("--predict=", ["predict", "no picture"]),
-    ("--predict=a.png,", ["predict", "no picture"]),
+    ("--predict", ["predict", "at least one"]),
+    ("--bfloat16=maybe", ["bfloat16", "maybe"]),
     ("MNIST-data", ["MNIST-data"]),
     # TensorFlow would not find a checkpoint there.
     ("--model_dir=run[lr=0.1]", ["model_dir", "[ ] * ?"]),
     ("--model_dir=run*", ["model_dir", "[ ] * ?"]),
     ("--model_dir=run?", ["model_dir", "[ ] * ?"]),
     ("--model_dir=a\\b", ["model_dir", "\\"]),
+    # It would be taken for a relative path, and MNIST downloaded into it.
+    ("--data_dir=gs://bucket/data", ["--data_dir=gs://bucket/data", "copy"]),
+    ("--data_dir=file:///data", ["--data_dir=file:///data", "copy"]),
 ])
 def test_wrong_flag(argument, words, tmp_path):
   run_script({}, argument, cwd=str(tmp_path)).check_wrong_flag(*words)
@@ -177,7 +231,11 @@ def test_help():
   for flag in ("data_dir", "model_dir", "train_steps", "batch_size", "seed",
                "learning_rate", "log_every_n_iter", "save_checkpoints_steps",
                "predict", "export_dir", "bfloat16"):
-    assert "--" + flag in result.stdout.replace("--[no]", "--")
+    assert "--" + flag in result.stdout
+  assert result.returncode == 0
+  for default in (20000, 100, 0.001, 50, 1000, "MNIST-data",
+                  "/tmp/mnist_convnet_model"):
+    assert "(default: %s)" % default in " ".join(result.stdout.split())
 
 
 def test_no_network(tmp_path):
@@ -201,12 +259,12 @@ def test_disk_full(flags, tmp_path):
     pytest.skip("not permitted: mount")
   try:
     flags = dict(flags, train_steps=50, save_checkpoints_steps=10)
-    run_script(flags).check_error("No space left", mount)
+    run_script(flags, process=True).check_error("No space left", mount)
     # What was saved before is whole, and the run resumes once there is room.
     step = step_of(mount)
     assert step in (0, 10)
     subprocess.check_call(["mount", "-o", "remount,size=300m", mount])
-    result = run_script(flags)
+    result = run_script(flags, process=True)
     assert "At step %d of 50: training" % step in result.stderr
     assert result_of(result)[2] == 50
   finally:
@@ -270,7 +328,8 @@ def test_stdout_that_takes_nothing(flags, stdout, word):
   result.check_error(word)
 
 
-@pytest.mark.parametrize("unused_time", range(5))
+@pytest.mark.parametrize("unused_time", [0] + [
+    pytest.param(time, marks=pytest.mark.slow) for time in range(1, 5)])
 def test_nan_loss(flags, tmp_path, unused_time):
   """It may also become huge and stay so: the first steps decide."""
   run_script(dict(flags, learning_rate=1000, train_steps=100)).check_error(
