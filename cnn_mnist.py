@@ -128,7 +128,9 @@ def main(argv=()):
       classify_pictures(args)
       return
     config = make_config(args)
-    saved = cleanup.enter_context(claim_model_dir(args, config.is_chief))
+    saved = {}
+    if config.is_chief:
+      saved = cleanup.enter_context(claim_model_dir(args))
 
     # Load training and eval data
     ((train_data, train_labels),
@@ -305,11 +307,13 @@ def train_model(classifier, train_input_fn, eval_input_fn, last_step, hooks,
   if saved:
     check_network(classifier, train_input_fn, saved, is_training=True)
   config, model_dir = classifier.config, classifier.model_dir
-  step, stop = saved_step(model_dir), StopOnSignalHook()
+  stop = StopOnSignalHook()
   hooks = hooks + [ProgressHook(last_step), stop]
-  tf.logging.info("At step %d of %d: %s", step, last_step,
-                  "training, with checkpoints in " + model_dir
-                  if step < last_step else "no training, it is done")
+  if config.is_chief:
+    step = saved.get("global_step", 0)
+    tf.logging.info("At step %d of %d: %s", step, last_step,
+                    "training, with checkpoints in " + model_dir
+                    if step < last_step else "no training, it is done")
   try:
     if config.num_worker_replicas + config.num_ps_replicas == 1:
       classifier.train(train_input_fn, hooks, max_steps=last_step)
@@ -337,15 +341,10 @@ def train_model(classifier, train_input_fn, eval_input_fn, last_step, hooks,
                     "resumes from there", stop.signum)
     sys.exit(128 + stop.signum)
   # If saving a checkpoint fails, TensorFlow may end without an error.
-  if config.is_chief and saved_step(model_dir) < last_step:
+  if config.is_chief and classifier.get_variable_value(
+      "global_step") < last_step:
     raise UserError(f"the training ended before step {last_step}: --model_dir="
                     f"{model_dir} takes no more. Is the size of files limited?")
-
-
-def saved_step(model_dir):
-  """Returns the step of the newest checkpoint, or 0 without one."""
-  path = tf.train.latest_checkpoint(model_dir)
-  return tf.train.load_variable(path, "global_step") if path else 0
 
 
 def export_model(classifier, export_dir):
@@ -362,14 +361,11 @@ def export_model(classifier, export_dir):
 
 
 class DivergenceHook(tf.train.NanTensorHook):
-  """Ends a training whose loss is NaN, infinite or 100 times the first one.
-
-  A network that guesses has a loss of ln 10 = 2.3; none recovers from 230.
-  """
+  """Ends a training whose loss is NaN, infinite or 100 times the first one."""
   limit = None
 
   def after_run(self, run_context, run_values):
-    if self.limit is None:  # After a resume, the first loss may be near 0.
+    if self.limit is None:  # Of a network that guesses, it is ln 10 = 2.3.
       self.limit = 100 * max(1, run_values.results)
     if not run_values.results < self.limit:
       raise tf.train.NanLossDuringTrainingError
@@ -572,15 +568,15 @@ def download(name, data_dir):
 
 
 @contextlib.contextmanager
-def claim_model_dir(args, is_chief):
+def claim_model_dir(args):
   """Locks --model_dir while it lasts; yields the variables to resume with.
 
-  Only the chief of a job writes there. Raises UserError if another run does, or
-  if it can't, or not to --export_dir: better now than after the training.
+  Raises UserError if another run has it, its checkpoints can't be used, or it
+  or --export_dir can't be written: better now than after the training.
   """
   make_directory(args.model_dir, "model_dir")
   make_directory(args.export_dir, "export_dir")
-  can_lock = is_chief and "://" not in args.model_dir and os.name == "posix"
+  can_lock = "://" not in args.model_dir and os.name == "posix"
   with open(os.path.join(args.model_dir, ".lock") if can_lock else os.devnull,
             "a") as lock:
     if can_lock:
@@ -593,7 +589,7 @@ def claim_model_dir(args, is_chief):
       except OSError as e:  # Some network file systems have no locks.
         tf.logging.warning("--model_dir=%s can't be locked (%s): let no other "
                            "run use it", args.model_dir, e.strerror)
-    yield find_checkpoint(args.model_dir, repair=True)[1] if is_chief else {}
+    yield find_checkpoint(args.model_dir, repair=True)[1]
 
 
 def make_directory(path, flag):

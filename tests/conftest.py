@@ -48,6 +48,15 @@ def pytest_configure(config):
   config.addinivalue_line("filterwarnings", "ignore:.tf.layers:UserWarning")
 
 
+def pytest_collection_modifyitems(items):
+  """Lets one process run all tests that share what takes long to make."""
+  for item in items:
+    for name in "mnist_model", "models", "curve", "trained":
+      if name in item.fixturenames:
+        item.add_marker(pytest.mark.xdist_group(name))
+        break
+
+
 def skip_unless_permitted(prefix):
   """Skips the test if a command with this prefix can't be run here."""
   if prefix and subprocess.call(prefix + ["true"], stderr=subprocess.DEVNULL):

@@ -140,7 +140,8 @@ def kernel(monkeypatch):
   nbclient = pytest.importorskip("nbclient")
   import nbformat  # nbclient needs it.
   monkeypatch.setenv("TF_CPP_MIN_LOG_LEVEL", "3")
-  client = nbclient.NotebookClient(nbformat.v4.new_notebook(), timeout=120)
+  client = nbclient.NotebookClient(nbformat.v4.new_notebook(), timeout=120,
+                                   iopub_timeout=60)
 
   def run(code, while_it_runs=None):
     """Runs a cell; returns its text, with that of an error."""

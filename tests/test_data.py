@@ -80,9 +80,6 @@ def test_real_mnist(mnist_dir):
   # The sums of all pixels, counted from the files by hand
   assert np.rint(train * 255).sum(dtype=np.int64) == 1437128264
   assert np.rint(test * 255).sum(dtype=np.int64) == 264923200
-  # TensorFlow 1.15 is in tensorflow_core, and imports tf.contrib when asked.
-  assert not [name for name in sys.modules if name.startswith(
-      ("tensorflow_core.contrib", "tensorflow.contrib."))]
 
 
 @pytest.mark.skipif(not tf.__version__.startswith("1."),

@@ -232,7 +232,7 @@ def test_predict_while_training(flags, start_run, tmp_path, digits):
 
 
 def test_predict_beside_constant_saving(flags, start_run, picture):
-  """Where the chosen checkpoint was deleted meanwhile, the next one is taken."""
+  """Where the chosen checkpoint was deleted meanwhile, another is taken."""
   run = start_run(dict(flags, train_steps=1000000, save_checkpoints_steps=1))
   run.wait_for("Saving checkpoints for 10 ")
   for _ in range(10):

@@ -114,11 +114,16 @@ def test_progress_of_odd_rates(caplog):
                         "left", caplog.text)) == 2
 
 
-def test_import_does_nothing():
-  code = ("import logging, os, signal; before = os.listdir('.'); "
+def test_import_does_nothing(digits_dir):
+  """Nor is tf.contrib imported, which takes seconds, for the data."""
+  code = ("import logging, os, signal, sys; before = os.listdir('.'); "
           "import cnn_mnist; assert os.listdir('.') == before; "
           "assert not logging.root.handlers; "
-          "assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL")
+          "assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL; "
+          "cnn_mnist.load_mnist(%r); "
+          # TensorFlow 1.15 is in tensorflow_core.
+          "assert not [name for name in sys.modules if name.startswith("
+          "('tensorflow_core.contrib', 'tensorflow.contrib.'))]" % digits_dir)
   # TensorFlow 2's C++ part logs at its import, unless it is told not to.
   result = subprocess.run(
       [sys.executable, "-W", "error::FutureWarning", "-c", code], cwd=ROOT,
