@@ -119,6 +119,7 @@ def main(argv=()):
 
   Takes a list of flags, like ["--train_steps=100"]. Raises UserError for what
   the user can solve, and SystemExit after --help, a wrong flag or a signal.
+  TensorFlow 2's behavior stays as it is; only running the script disables it.
   """
   args = parse_flags(argv)
   with contextlib.ExitStack() as cleanup:
@@ -255,12 +256,13 @@ def check_environment():
   version = [int(number) for number in tf.__version__.split(".")[:2]]
   try:
     if not [1, 15] <= version <= [2, 15]:
-      raise ImportError("this version has no such Estimator")
+      raise ImportError("This version has no such Estimator.")
     _ = tf.estimator.Estimator, tf.layers.conv2d  # Keras 3 lacks the layers.
   except (ImportError, AttributeError) as e:
-    raise UserError(f"TensorFlow {tf.__version__}: {e}. It takes 1.15, or 2 up "
-                    f"to 2.15, with its own Keras: {sys.executable} -m pip "
-                    "install -r requirements.txt")
+    raise UserError(f"TensorFlow {tf.__version__}: {e} It takes 1.15, or 2 up "
+                    "to 2.15, with its own Keras. On Python 3.7 to 3.11: "
+                    f"{sys.executable} -m pip install -r requirements.txt, on "
+                    "others: uv run --python 3.11 cnn_mnist.py")
   if sys.stdout is None:
     raise UserError("stdout is closed, so no result can be printed")
   gpus = tf.config.experimental.list_physical_devices("GPU")
@@ -812,6 +814,9 @@ def center(ink):
 
 
 if __name__ == "__main__":
+  with log_to_stderr():  # Which hides that this is deprecated
+    # TensorFlow 1 can't read a SavedModel with the variables of TensorFlow 2.
+    tf.disable_v2_behavior()
   try:
     main(sys.argv[1:])
   except UserError as e:

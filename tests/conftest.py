@@ -48,6 +48,7 @@ def pytest_configure(config):
   config.addinivalue_line("filterwarnings", "ignore:.tf.layers:UserWarning")
 
 
+@pytest.hookimpl(tryfirst=True)  # xdist's own reads the marks.
 def pytest_collection_modifyitems(items):
   """Lets one process run all tests that share what takes long to make."""
   for item in items:

@@ -97,8 +97,8 @@ def test_damaged_checkpoint_in_a_relative_directory(flags, tmp_path, relative):
   result_of(run_script(dict(flags, train_steps=4), cwd=str(tmp_path)))
   (tmp_path / "model" / "model.ckpt-4.index").write_bytes(b"")
   # It fails after the repair, and before a checkpoint of its own.
-  run_script(dict(flags, learning_rate=1e9), cwd=str(tmp_path)).check_error(
-      "--learning_rate")
+  run_script(dict(flags, data_dir=tmp_path / "model" / "checkpoint"),
+             cwd=str(tmp_path)).check_error("--data_dir")
   text = (tmp_path / "model" / "checkpoint").read_text()
   assert 'model_checkpoint_path: "model.ckpt-2"' in text and "/" not in text
   (tmp_path / "model").rename(tmp_path / "moved")
