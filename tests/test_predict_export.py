@@ -151,7 +151,8 @@ def test_pictures_of_people(mnist_model, tmp_path):
   found = parse_predictions(result.stdout)
   hits = sum(str(digit) == os.path.basename(path)[0] for path, digit in found)
   print("%d of %d" % (hits, len(paths)))
-  assert len(paths) == 190 and hits >= 150
+  # Ten trainings of these 300 steps gave 177 to 185; of 5,000, 187 and 188.
+  assert len(paths) == 190 and hits >= 172
 
 
 @pytest.mark.parametrize("orientation,turn", [
