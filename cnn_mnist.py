@@ -716,13 +716,17 @@ def predict(args, digits):
     if not path:
       raise UserError(f"--model_dir={args.model_dir} has no checkpoint: train "
                       "one first")
-    check_network(classifier, input_fn, variables, is_training=False)
     try:
-      return list(classifier.predict(input_fn, checkpoint_path=path))
+      with tempfile.TemporaryDirectory() as temp:
+        # A training beside it keeps only its newest five: this takes a while.
+        copy = os.path.join(temp, os.path.basename(path))
+        for part in tf.io.gfile.glob(path + ".*"):
+          tf.io.gfile.copy(part, os.path.join(temp, os.path.basename(part)))
+        check_network(classifier, input_fn, variables, is_training=False)
+        return list(classifier.predict(input_fn, checkpoint_path=copy))
     except (ValueError, tf.errors.NotFoundError):
       if tf.io.gfile.exists(path + ".index"):
         raise
-      # A training keeps the newest five, and deleted this one since.
   raise UserError(f"a training in --model_dir={args.model_dir} deletes its "
                   "checkpoints before they can be read: give it a larger "
                   "--save_checkpoints_steps")

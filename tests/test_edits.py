@@ -1,6 +1,6 @@
 """The script after edits that tutorials and their readers make.
 
-Each edited copy trains, resumes, is evaluated again, classifies and exports.
+Each edited copy trains, resumes, exports and classifies.
 """
 import pytest
 
@@ -39,9 +39,8 @@ def test_edit(flags, picture, tmp_path, name):
   with open(script, "w") as f:
     f.write(text)
   flags = dict(flags, batch_size=100, learning_rate=0.0001)
-  for step in 3, 5:
-    assert result_of(run_script(dict(flags, train_steps=step),
-                                script=script))[2] == step
+  assert result_of(run_script(dict(flags, train_steps=3),
+                              script=script))[2] == 3
   result = run_script(dict(flags, train_steps=5, export_dir=tmp_path / "e"),
                       script=script)
   assert result_of(result)[2] == 5 and "Exported to" in result.stderr

@@ -243,8 +243,9 @@ def test_the_faulty_file_system(faulty, tmp_path):
           FLOCK_ERRNO="38", NO_UNLINK="1")).split() == [b"38", b"26", b"95"]
 
 
-@pytest.mark.parametrize("number", [
-    errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EBADF])
+@pytest.mark.parametrize("number", [errno.ENOSYS] + [
+    pytest.param(number, marks=pytest.mark.slow)
+    for number in (errno.ENOLCK, errno.EOPNOTSUPP, errno.EBADF)])
 def test_no_locks(flags, faulty, tmp_path, number):
   """Some network file systems have none: a warning, and the run goes on."""
   result = run_script(dict(flags, train_steps=2), process=True,

@@ -14,9 +14,12 @@ from conftest import (
     write_split)
 import handwritten_digits
 
+# SIGHUP is handled as SIGTERM is; SIGINT has a handler of Python's.
 every_signal = pytest.mark.parametrize(
-    "signum", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
-also_as_pid_1 = pytest.mark.parametrize("prefix", [[], AS_PID_1])
+    "signum", [signal.SIGTERM, signal.SIGINT, pytest.param(
+        signal.SIGHUP, marks=pytest.mark.slow)])
+also_as_pid_1 = pytest.mark.parametrize("prefix", [[], pytest.param(
+    AS_PID_1, marks=pytest.mark.slow)])
 
 
 @pytest.mark.parametrize("times", [
@@ -85,7 +88,7 @@ def test_two_signals_at_once(flags, start_run, tmp_path):
   assert "Stopped by signal 15" in run.text()
 
 
-@also_as_pid_1
+@pytest.mark.parametrize("prefix", [[], AS_PID_1])
 def test_second_signal(flags, start_run, prefix):
   """In a step of many seconds: the first waits for its end, not the second."""
   skip_unless_permitted(prefix)
