@@ -40,7 +40,8 @@ if __name__ == "__main__":
   os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1" if has_gpu else "3")
   # Faster kernels, which TensorFlow 2 leaves off on CPUs without AVX-512.
   os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
-  # Unless there is a prompt to return to, Ctrl-C ends the process at once.
+  # Outside of training (see StopOnSignalHook), Ctrl-C ends the process at once,
+  # also inside of TensorFlow, unless there is a prompt to return to.
   has_prompt = sys.flags.inspect or hasattr(sys, "ps1")
   on_interrupt = signal.getsignal(signal.SIGINT)
   if on_interrupt == signal.default_int_handler and not has_prompt:
@@ -118,8 +119,7 @@ def main(argv=()):
   """Trains the network, then evaluates it and prints the result.
 
   Takes a list of flags, like ["--train_steps=100"]. Raises UserError for what
-  the user can solve, and SystemExit after --help, a wrong flag or a signal.
-  TensorFlow 2's behavior stays as it is; only running the script disables it.
+  the user can solve; SystemExit after --help, wrong flags, pictures, a signal.
   """
   args = parse_flags(argv)
   with contextlib.ExitStack() as cleanup:
@@ -129,14 +129,13 @@ def main(argv=()):
       classify_pictures(args)
       return
     config = make_config(args)
-    saved = {}
-    if config.is_chief:
-      saved = cleanup.enter_context(claim_model_dir(args))
+    saved = cleanup.enter_context(
+        claim_model_dir(args)) if config.is_chief else {}
 
     # Load training and eval data
     ((train_data, train_labels),
      (eval_data, eval_labels)) = load_mnist(args.data_dir)
-    if args.seed is not None:  # The shuffling of numpy_input_fn takes none.
+    if args.seed is not None:  # The shuffling of numpy_input_fn takes no seed.
       order = np.random.RandomState(args.seed).permutation(len(train_labels))
       train_data, train_labels = train_data[order], train_labels[order]
     train_input_fn = tf.estimator.inputs.numpy_input_fn(
@@ -160,7 +159,7 @@ def main(argv=()):
                 args.train_steps, [logging_hook], saved)
 
     # Evaluate the model and print results
-    if args.bfloat16:  # The evaluation is in float32.
+    if args.bfloat16:  # Undo that of make_config: the evaluation is in float32.
       config.session_config.ClearField("graph_options")
     if config.is_chief:
       print(mnist_classifier.evaluate(input_fn=eval_input_fn), flush=True)
@@ -236,7 +235,7 @@ def log_to_stderr():
   # the Estimator says of its configuration (half a page) and its graphs.
   handler.addFilter(lambda record: not (
       record.filename in ("deprecation.py", "module_wrapper.py") or
-      re.match("Using config|Calling model|Done calling", str(record.msg))))
+      re.match("Using|Calling model|Done calling model", str(record.msg))))
   level, propagate, handlers = logger.level, logger.propagate, logger.handlers
   logger.setLevel(logging.INFO)
   logger.propagate, logger.handlers = False, [handler]
@@ -259,10 +258,10 @@ def check_environment():
       raise ImportError("This version has no such Estimator.")
     _ = tf.estimator.Estimator, tf.layers.conv2d  # Keras 3 lacks the layers.
   except (ImportError, AttributeError) as e:
-    raise UserError(f"TensorFlow {tf.__version__}: {e} It takes 1.15, or 2 up "
-                    "to 2.15, with its own Keras. On Python 3.7 to 3.11: "
-                    f"{sys.executable} -m pip install -r requirements.txt, on "
-                    "others: uv run --python 3.11 cnn_mnist.py")
+    raise UserError(f"TensorFlow {tf.__version__}: {e} The script needs 1.15, "
+                    "or 2 up to 2.15, with its own Keras. On Python 3.7 to 3.11"
+                    f": {sys.executable} -m pip install -r requirements.txt, "
+                    "on others: uv run --python 3.11 cnn_mnist.py")
   if sys.stdout is None:
     raise UserError("stdout is closed, so no result can be printed")
   gpus = tf.config.experimental.list_physical_devices("GPU")
@@ -330,8 +329,8 @@ def train_model(classifier, train_input_fn, eval_input_fn, last_step, hooks,
   except tf.train.NanLossDuringTrainingError:
     raise UserError("the loss became NaN, infinite or 100 times the first one: "
                     "give a lower --learning_rate than "
-                    f"{classifier.params['learning_rate']:g}, or then a new "
-                    "--model_dir")
+                    f"{classifier.params['learning_rate']:g}, and if that "
+                    "fails, a new --model_dir")
   except ValueError:  # "Parent directory doesn't exist", among other things
     if tf.io.gfile.exists(model_dir):
       raise
@@ -339,8 +338,9 @@ def train_model(classifier, train_input_fn, eval_input_fn, last_step, hooks,
   finally:
     stop.end(session=None)  # After an error, TensorFlow doesn't call it.
   if stop.signum:
-    tf.logging.info("Stopped by signal %d, checkpoint saved: the same command "
-                    "resumes from there", stop.signum)
+    tf.logging.info("Stopped by signal %d (%s), checkpoint saved: the same "
+                    "command resumes from there", stop.signum,
+                    signal.Signals(stop.signum).name)
     sys.exit(128 + stop.signum)
   # If saving a checkpoint fails, TensorFlow may end without an error.
   if config.is_chief and classifier.get_variable_value(
@@ -369,7 +369,7 @@ class DivergenceHook(tf.train.NanTensorHook):
   def after_run(self, run_context, run_values):
     if self.limit is None:  # Of a network that guesses, it is ln 10 = 2.3.
       self.limit = 100 * max(1, run_values.results)
-    if not run_values.results < self.limit:
+    if not run_values.results < self.limit:  # NaN is not less, nor more.
       raise tf.train.NanLossDuringTrainingError
 
 
@@ -491,7 +491,8 @@ def read_idx(path, item_shape):
   """Reads an IDX file of unsigned bytes (http://yann.lecun.com/exdb/mnist/).
 
   Returns uint8 [N, 28, 28] for the item_shape (28, 28), uint8 [N] for (), or
-  raises UserError. Browsers unpack .gz and keep the name, so it doesn't count.
+  raises UserError. The name doesn't say whether it is packed: browsers unpack
+  such files, and keep the name.
   """
   try:
     with open(path, "rb") as f:
@@ -637,7 +638,8 @@ def find_checkpoint(model_dir, repair=False):
       if not np.isfinite(variables[name]).all():
         raise UserError(f"--model_dir={model_dir} comes from a run that "
                         f"diverged: {name} in {path} is not finite. Name an "
-                        'earlier one in the file "checkpoint", or give another')
+                        'earlier one in the file "checkpoint" there, or give '
+                        "another --model_dir")
     if repair and path != named[-1]:
       # Older ones stay listed, so that TensorFlow deletes them in time. All are
       # relative, so that the directory can be moved.
@@ -646,7 +648,7 @@ def find_checkpoint(model_dir, repair=False):
       tf.train.update_checkpoint_state(model_dir, kept[-1], kept)
     return path, variables
   raise UserError(f"--model_dir={model_dir} has no checkpoint that can be "
-                  "read: give another")
+                  "read: give another --model_dir")
 
 
 def check_network(classifier, input_fn, variables, is_training):
@@ -669,7 +671,7 @@ def check_network(classifier, input_fn, variables, is_training):
     if here != there:
       raise UserError(f"--model_dir={classifier.model_dir} holds another "
                       f"network or optimizer: {name} is {there} there, {here} "
-                      "here. Give another")
+                      "here. Give another --model_dir")
 
 
 # ---- Pictures ----------------------------------------------------------------
@@ -685,7 +687,8 @@ def classify_pictures(args):
     import scipy  # noqa: F401
   except ImportError:
     raise UserError("--predict needs Pillow and SciPy: "
-                    f"{sys.executable} -m pip install pillow scipy")
+                    f"{sys.executable} -m pip install pillow scipy; with uv: "
+                    "uv run --with pillow --with scipy cnn_mnist.py")
   pictures, errors = [], []
   for path in args.predict:
     try:
@@ -705,7 +708,8 @@ def predict(args, digits):
   """Returns cnn_model_fn's predictions for float32 [N, 28, 28] as a list."""
   input_fn = tf.estimator.inputs.numpy_input_fn(
       x={"x": digits}, num_epochs=1, shuffle=False)
-  tf_config = os.environ.pop("TF_CONFIG", None)  # No other task is needed.
+  # Also as a task of a job, it needs none of the others.
+  tf_config = os.environ.pop("TF_CONFIG", None)
   classifier = tf.estimator.Estimator(
       model_fn=cnn_model_fn, model_dir=args.model_dir,
       params={"learning_rate": args.learning_rate})
@@ -819,7 +823,8 @@ def center(ink):
 
 if __name__ == "__main__":
   with log_to_stderr():  # Which hides that this is deprecated
-    # TensorFlow 1 can't read a SavedModel with the variables of TensorFlow 2.
+    # TensorFlow 1 can't read a SavedModel with the variables of TensorFlow 2. A
+    # program that calls main() keeps TensorFlow 2's behavior.
     tf.disable_v2_behavior()
   try:
     main(sys.argv[1:])
@@ -832,5 +837,5 @@ if __name__ == "__main__":
     text = re.sub(r"^Graph execution error:.*?\nNode: [^\n]*\n", "",
                   str(getattr(e, "message", e)), flags=re.DOTALL).strip()
     sys.exit(f"cnn_mnist.py: error: {type(e).__name__}: {text.splitlines()[0]}")
-  finally:
+  finally:  # For a console that has run the script
     signal.signal(signal.SIGINT, on_interrupt)
