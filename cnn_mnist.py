@@ -328,9 +328,9 @@ def train_model(classifier, train_input_fn, eval_input_fn, last_step, hooks,
                                 throttle_secs=10))
   except tf.train.NanLossDuringTrainingError:
     raise UserError("the loss became NaN, infinite or 100 times the first one: "
-                    "give a lower --learning_rate than "
-                    f"{classifier.params['learning_rate']:g}, and if that "
-                    "fails, a new --model_dir")
+                    "give a lower --learning_rate than now (%g), and if that "
+                    "fails, a new --model_dir" %
+                    classifier.params.get("learning_rate", 0.001))
   except ValueError:  # "Parent directory doesn't exist", among other things
     if tf.io.gfile.exists(model_dir):
       raise
