@@ -816,7 +816,8 @@ def center(ink):
   top, left = [int(np.clip(round(14 - middle), 0, 28 - n)) for middle, n in
                zip(ndimage.center_of_mass(box), box.shape)]
   # Thin strokes have become faint; in MNIST, a thirtieth of the box is full.
-  box = np.clip(box / np.percentile(box, 97), 0, 1)
+  # (Two dots in its corners are less than that, so the percentile may be 0.)
+  box = np.clip(box / max(np.percentile(box, 97), box.max() / 20), 0, 1)
   return np.pad(box, [(top, 28 - height - top), (left, 28 - width - left)],
                 "constant")
 

@@ -106,6 +106,16 @@ def picture(tmp_path):
   return path
 
 
+def arguments_of(flags, **more):
+  """The list of arguments for flags and their values."""
+  return ["--%s=%s" % flag for flag in dict(flags, **more).items()]
+
+
+def ended_by(signum):
+  """The exit codes of a process that a signal ended: a shell's and Python's."""
+  return 128 + signum, -signum
+
+
 def start_script(flags, *arguments, **options):
   """Starts cnn_mnist.py with pipes for its output.
 
@@ -122,7 +132,7 @@ def start_script(flags, *arguments, **options):
   options.setdefault("stderr", subprocess.PIPE)
   command = options.pop("prefix", []) + [
       options.pop("python", sys.executable), SCRIPT]
-  command += ["--%s=%s" % flag for flag in flags.items()] + list(arguments)
+  command += arguments_of(flags) + list(arguments)
   return subprocess.Popen(command, universal_newlines=True, **options)
 
 
@@ -173,8 +183,7 @@ def run_script(flags, *arguments, **options):
   process of its own.
   """
   if not set(options) - {"env", "cwd", "script"}:
-    return run_here(["--%s=%s" % flag for flag in flags.items()] +
-                    list(arguments), **options)
+    return run_here(arguments_of(flags) + list(arguments), **options)
   options.pop("process", None)
   timeout = options.pop("timeout", 300)
   return finish(start_script(flags, *arguments, **options), timeout)
@@ -338,8 +347,8 @@ def trained(digits_dir, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def mnist_model(mnist_dir, tmp_path_factory):
-  """(model_dir, Result) of a run on the real MNIST, 300 steps."""
+  """(model_dir, Result) of a run on the real MNIST, 600 steps."""
   model_dir = str(tmp_path_factory.mktemp("mnist_model"))
   return model_dir, run_script({
-      "data_dir": mnist_dir, "model_dir": model_dir, "train_steps": 300,
+      "data_dir": mnist_dir, "model_dir": model_dir, "train_steps": 600,
       "learning_rate": 0.2})

@@ -15,12 +15,8 @@ import pytest
 import tensorflow.compat.v1 as tf
 
 import cnn_mnist
-from conftest import ROOT, SCRIPT, parse_result, step_of
-
-
-def arguments(flags, **more):
-  """The list of arguments for flags."""
-  return ["--%s=%s" % flag for flag in dict(flags, **more).items()]
+from conftest import (
+    ROOT, SCRIPT, arguments_of as arguments, parse_result, step_of)
 
 
 def state():

@@ -8,7 +8,8 @@ import time
 
 import pytest
 
-from conftest import events, parse_result, result_of, run_script, step_of
+from conftest import (
+    ended_by, events, parse_result, result_of, run_script, step_of)
 
 
 def free_addresses(count):
@@ -71,8 +72,7 @@ class Job(object):
     assert run.process.poll() is None, run.text()
     run.process.terminate()
     start = time.time()
-    # The second is Python's word for a signal's default action.
-    assert run.wait(30) in (128 + signal.SIGTERM, -signal.SIGTERM), run.text()
+    assert run.wait(30) in ended_by(signal.SIGTERM), run.text()
     assert "Traceback" not in run.text()
     return time.time() - start
 

@@ -10,8 +10,8 @@ import pytest
 
 import cnn_mnist
 from conftest import (
-    AS_PID_1, descendant, result_of, run_script, skip_unless_permitted, step_of,
-    write_split)
+    AS_PID_1, descendant, ended_by, result_of, run_script,
+    skip_unless_permitted, step_of, write_split)
 import handwritten_digits
 
 # SIGHUP is handled as SIGTERM is; SIGINT has a handler of Python's.
@@ -119,11 +119,6 @@ def test_nohup(flags, start_run, tmp_path):
   assert run.wait() == 128 + signal.SIGTERM
   assert "Stopped by signal 15" in run.text()
   assert step_of(tmp_path / "model") > 1
-
-
-def ended_by(signum):
-  """The exit codes of a process that a signal ended: a shell's and Python's."""
-  return 128 + signum, -signum
 
 
 @every_signal
