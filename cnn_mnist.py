@@ -124,6 +124,7 @@ def main(argv=()):
   args = parse_flags(argv)
   with contextlib.ExitStack() as cleanup:
     cleanup.enter_context(log_to_stderr())
+    cleanup.callback(join_threads, threading.enumerate())
     check_environment()
     if args.predict:
       classify_pictures(args)
@@ -248,6 +249,17 @@ def log_to_stderr():
   finally:
     logger.setLevel(level)
     logger.propagate, logger.handlers = propagate, handlers
+
+
+def join_threads(before):
+  """Ends all threads but those before: a process that ends first may crash.
+
+  TensorFlow waits neither for the one that cancels an input's queue, nor for
+  those that write summaries.
+  """
+  tf.summary.FileWriterCache.clear()
+  for thread in set(threading.enumerate()) - set(before):
+    thread.join(timeout=10)  # It may be one of the calling program's.
 
 
 def check_environment():

@@ -42,6 +42,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -496,6 +497,7 @@ def measure_curve(options):
   import cnn_mnist  # pylint: disable=g-import-not-at-top
   tf = cnn_mnist.tf
   tf.disable_v2_behavior()
+  threads = threading.enumerate()
   _, (data, labels) = cnn_mnist.load_mnist(options.data_dir)
   classifier = tf.estimator.Estimator(cnn_mnist.cnn_model_fn,
                                       os.path.join(folder, "evaluation"))
@@ -515,6 +517,7 @@ def measure_curve(options):
                 tag="test_accuracy", simple_value=accuracy)])))
         print("Step %d, after %.1f s: %.4f" % (
             event.step, event.wall_time - start, accuracy), flush=True)
+  cnn_mnist.join_threads(threads)
   os.makedirs(os.path.join(folder, "curve"))
   with tf.io.TFRecordWriter(
       os.path.join(folder, "curve", "events.out.tfevents.%d" % start)) as f:

@@ -54,6 +54,29 @@ def test_main_leaves_nothing_behind(flags, capsys, tmp_path):
   assert parse_result(capsys.readouterr().out.splitlines(True)[-1])[2] == 4
 
 
+@pytest.mark.parametrize("more", [{}, {"learning_rate": 1e9}, {"predict": 1}])
+def test_no_thread_is_left(flags, picture, monkeypatch, more):
+  """A process aborts if it ends while one of them is inside TensorFlow.
+
+  The one that cancels an input's queue is slow here, as on a busy machine.
+  """
+  threads = threading.enumerate()
+  cancel = tf.train.QueueRunner._close_on_stop
+
+  def cancel_late(self, session, operation, coordinator):
+    coordinator.wait_for_stop()
+    time.sleep(0.5)
+    cancel(self, session, operation, coordinator)
+
+  monkeypatch.setattr(tf.train.QueueRunner, "_close_on_stop", cancel_late)
+  if "predict" in more:
+    cnn_mnist.main(arguments(flags, train_steps=1))
+    more = {"predict": picture}
+  with contextlib.suppress(cnn_mnist.UserError):
+    cnn_mnist.main(arguments(flags, train_steps=100, **more))
+  assert not set(threading.enumerate()) - set(threads)
+
+
 @pytest.mark.parametrize("other", [False, True])
 def test_main_twice(flags, capsys, tmp_path, other):
   """In one model_dir and in two; each message is logged once."""
