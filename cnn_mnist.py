@@ -122,16 +122,15 @@ def main(argv=()):
   the user can solve; SystemExit after --help, wrong flags, pictures, a signal.
   """
   args = parse_flags(argv)
-  with contextlib.ExitStack() as cleanup:
-    cleanup.enter_context(log_to_stderr())
+  with log_to_stderr(), contextlib.ExitStack() as cleanup:
     cleanup.callback(join_threads, threading.enumerate())
     check_environment()
     if args.predict:
       classify_pictures(args)
       return
     config = make_config(args)
-    saved = cleanup.enter_context(
-        claim_model_dir(args)) if config.is_chief else {}
+    if config.is_chief:
+      cleanup.enter_context(claim_model_dir(args))
 
     # Load training and eval data
     ((train_data, train_labels),
@@ -157,7 +156,7 @@ def main(argv=()):
 
     # Train the model
     train_model(mnist_classifier, train_input_fn, eval_input_fn,
-                args.train_steps, [logging_hook], saved)
+                args.train_steps, [logging_hook])
 
     # Evaluate the model and print results
     if args.bfloat16:  # Undo that of make_config: the evaluation is in float32.
@@ -170,39 +169,39 @@ def main(argv=()):
 
 # ---- Flags, logging, configuration -------------------------------------------
 
-
 class UserError(Exception):
   """A problem that the user can solve; a process shows it as one line."""
 
 
 def parse_flags(argv):
   """Returns the flags; exits with usage, a line and code 2 if one is wrong."""
+  def path(text):
+    if not text:
+      raise argparse.ArgumentTypeError("it names no file or directory")
+    return os.path.expanduser(text)
+
   parser = argparse.ArgumentParser(
       prog="cnn_mnist.py", allow_abbrev=False,
       description="Trains a convolutional network on MNIST and evaluates it.",
       formatter_class=argparse.ArgumentDefaultsHelpFormatter)
   add = parser.add_argument
-  path = os.path.expanduser
   add("--data_dir", type=path, default="MNIST-data",
       help="the four MNIST files, .gz or unpacked; missing ones are downloaded")
   add("--model_dir", type=path, default="/tmp/mnist_convnet_model",
       help="checkpoints and TensorBoard's summaries")
-  add("--train_steps", type=int, default=20000,
-      help="global step to train to; the same command resumes a stopped run")
+  add("--train_steps", type=int, default=20000, help="global step to train to")
   add("--batch_size", type=int, default=100, help="images per training step")
   add("--learning_rate", type=float, default=0.001, help="of gradient descent")
   add("--log_every_n_iter", type=int, default=50,
       help="log the probabilities every this many steps")
   add("--save_checkpoints_steps", type=int, default=1000,
       help="save a checkpoint every this many steps")
-  add("--seed", type=int, help="of initial weights, dropout and the images' "
-      "order; repeats a run on one machine, unless it was resumed")
+  add("--seed", type=int, help="repeat the random numbers of another run")
   add("--bfloat16", action="store_true",
       help="multiply in bfloat16, on a CPU where that is faster")
   add("--predict", type=path, nargs="+", metavar="PICTURE",
       help="classify pictures (PNG, JPEG, GIF, BMP) instead of training")
-  add("--export_dir", type=path,
-      help="write a SavedModel into a new numbered directory in this one")
+  add("--export_dir", type=path, help="write a SavedModel into it at the end")
   args = parser.parse_args(argv)
   for flag in ("train_steps", "batch_size", "log_every_n_iter",
                "save_checkpoints_steps"):
@@ -212,17 +211,11 @@ def parse_flags(argv):
     parser.error("--seed must be from 0 to 2147483647")
   if not 0 < args.learning_rate < float("inf"):
     parser.error("--learning_rate must be a finite number above 0")
-  for flag in "data_dir", "model_dir", "export_dir":
-    if getattr(args, flag) == "":
-      parser.error(f"--{flag} names no directory")
   if "://" in args.data_dir:
-    parser.error(f"--data_dir={args.data_dir} is not on this machine: copy the "
-                 "four files into a directory here, and give that")
+    parser.error(f"--data_dir={args.data_dir}: copy it to this machine first")
   # TensorFlow takes these for wildcards when it looks for checkpoints.
   if re.search(r"[][*?]" if os.name == "nt" else r"[][*?\\]", args.model_dir):
     parser.error("--model_dir must not contain [ ] * ? or \\")
-  if args.predict and "" in args.predict:
-    parser.error("--predict names no picture")
   return args
 
 
@@ -264,9 +257,8 @@ def join_threads(before):
 
 def check_environment():
   """Logs the device; raises UserError if TensorFlow or stdout can't be used."""
-  version = [int(number) for number in tf.__version__.split(".")[:2]]
   try:
-    if not [1, 15] <= version <= [2, 15]:
+    if not re.match(r"1\.15|2\.(\d|1[0-5])\.", tf.__version__):
       raise ImportError("This version has no such Estimator.")
     _ = tf.estimator.Estimator, tf.layers.conv2d  # Keras 3 lacks the layers.
   except (ImportError, AttributeError) as e:
@@ -282,10 +274,7 @@ def check_environment():
 
 
 def make_config(args):
-  """Returns the RunConfig, with the cluster of TF_CONFIG if that is set.
-
-  Raises UserError if no such job can work, or if bfloat16 would not be faster.
-  """
+  """Returns the RunConfig; raises UserError if TF_CONFIG's job can't work."""
   try:
     config = tf.estimator.RunConfig(
         model_dir=args.model_dir, tf_random_seed=args.seed,
@@ -313,36 +302,37 @@ def make_config(args):
 
 # ---- Training and export -----------------------------------------------------
 
-
-def train_model(classifier, train_input_fn, eval_input_fn, last_step, hooks,
-                saved):
+def train_model(classifier, train_input_fn, eval_input_fn, last_step, hooks):
   """Trains to last_step or a signal, alone or as a task of TF_CONFIG's job."""
-  if saved:
-    check_network(classifier, train_input_fn, saved, is_training=True)
   config, model_dir = classifier.config, classifier.model_dir
-  stop = StopOnSignalHook()
-  hooks = hooks + [ProgressHook(last_step), stop]
   if config.is_chief:
+    saved = find_checkpoint(model_dir, repair=True)
+    if saved:
+      with tf.Graph().as_default():
+        build_network(classifier, *train_input_fn(),
+                      tf.estimator.ModeKeys.TRAIN, saved)
     step = saved.get("global_step", 0)
-    tf.logging.info("At step %d of %d: %s", step, last_step,
-                    "training, with checkpoints in " + model_dir
-                    if step < last_step else "no training, it is done")
+    todo = "training" if step < last_step else "no training, it is done"
+    tf.logging.info(f"At step {step} of {last_step}: {todo}. Checkpoints are "
+                    f"in {model_dir}")
+  stop = StopOnSignalHook()
+  hooks = [*hooks, ProgressHook(last_step), stop]
   try:
     if config.num_worker_replicas + config.num_ps_replicas == 1:
       classifier.train(train_input_fn, hooks, max_steps=last_step)
     else:
-      tf.logging.info("Running as %s; training waits for the parameter servers "
-                      "%s", config.task_type,
-                      config.cluster_spec.as_dict().get("ps"))
+      servers = config.cluster_spec.as_dict().get("ps")
+      tf.logging.info(f"Running as {config.task_type}; training waits for the "
+                      f"parameter servers {servers}")
       tf.estimator.train_and_evaluate(
           classifier, tf.estimator.TrainSpec(train_input_fn, last_step, hooks),
           tf.estimator.EvalSpec(eval_input_fn, steps=None, start_delay_secs=0,
                                 throttle_secs=10))
   except tf.train.NanLossDuringTrainingError:
+    rate = classifier.params.get("learning_rate", 0.001)
     raise UserError("the loss became NaN, infinite or 100 times the first one: "
-                    "give a lower --learning_rate than now (%g), and if that "
-                    "fails, a new --model_dir" %
-                    classifier.params.get("learning_rate", 0.001))
+                    f"give a lower --learning_rate than {rate:g}; and if that "
+                    "fails, another --model_dir")
   except ValueError:  # "Parent directory doesn't exist", among other things
     if tf.io.gfile.exists(model_dir):
       raise
@@ -350,9 +340,9 @@ def train_model(classifier, train_input_fn, eval_input_fn, last_step, hooks,
   finally:
     stop.end(session=None)  # After an error, TensorFlow doesn't call it.
   if stop.signum:
-    tf.logging.info("Stopped by signal %d (%s), checkpoint saved: the same "
-                    "command resumes from there", stop.signum,
-                    signal.Signals(stop.signum).name)
+    name = signal.Signals(stop.signum).name
+    tf.logging.info(f"Stopped by signal {stop.signum} ({name}), checkpoint "
+                    "saved: the same command resumes from there")
     sys.exit(128 + stop.signum)
   # If saving a checkpoint fails, TensorFlow may end without an error.
   if config.is_chief and classifier.get_variable_value(
@@ -362,11 +352,7 @@ def train_model(classifier, train_input_fn, eval_input_fn, last_step, hooks,
 
 
 def export_model(classifier, export_dir):
-  """Writes a SavedModel of the newest checkpoint into export_dir.
-
-  Its default signature takes "x", float32 [batch, 28, 28] in [0, 1], and
-  returns the predictions of cnn_model_fn.
-  """
+  """Writes a SavedModel, which makes cnn_model_fn's predictions from "x"."""
   with tf.Graph().as_default():
     receiver_fn = tf.estimator.export.build_raw_serving_input_receiver_fn(
         {"x": tf.placeholder(tf.float32, [None, 28, 28])})
@@ -416,10 +402,8 @@ class StopOnSignalHook(tf.train.SessionRunHook):
       return  # It is a lost session's successor, or no handler may be set.
     receiver, sender = socket.socketpair()
     sender.setblocking(False)
-    thread = threading.Thread(target=self._watch, args=[receiver], daemon=True)
-    thread.start()
+    threading.Thread(target=self._watch, args=[receiver], daemon=True).start()
     self.undo = contextlib.ExitStack()
-    self.undo.callback(thread.join)
     self.undo.callback(sender.close)  # That ends the thread.
     self.undo.callback(signal.set_wakeup_fd,
                        signal.set_wakeup_fd(sender.fileno()))
@@ -469,34 +453,23 @@ def load_mnist(data_dir):
   Bit-identical to tf.contrib.learn.datasets.load_dataset("mnist"): the first
   twelfth of the training images, 5,000 of MNIST's 60,000, is left out.
 
-  Args:
-    data_dir: directory of the files. Those that are missing are downloaded.
-
-  Returns:
-    (train_data, train_labels), (eval_data, eval_labels): data float32 [N, 784]
-    in [0, 1], labels int32 [N] in 0..9. MNIST has N = 55,000 and N = 10,000.
-
-  Raises:
-    UserError: a file is faulty, or can't be read or downloaded.
+  Returns (train_data, train_labels), (eval_data, eval_labels): data float32
+  [N, 784] in [0, 1], labels int32 [N] in 0..9. MNIST has N = 55,000 and 10,000.
+  Raises UserError if a file is faulty, or can't be read or downloaded.
   """
-  paths = find_mnist(data_dir)
-  train_split, eval_split = load_split(*paths[:2]), load_split(*paths[2:])
-  held_out = len(train_split[1]) // 12
-  train_split = [array[held_out:] for array in train_split]
-  return tuple(  # Scaled last, so that what is left out takes no memory.
-      (np.multiply(images, np.float32(1 / 255), dtype=np.float32), labels)
-      for images, labels in (train_split, eval_split))
-
-
-def load_split(images_path, labels_path):
-  """Returns images, uint8 [N, 784], and labels, int32 [N] in 0..9."""
-  images, labels = read_idx(images_path, (28, 28)), read_idx(labels_path, ())
-  if len(images) != len(labels):
-    raise UserError(f"{images_path} has {len(images)} images, but "
-                    f"{labels_path} has {len(labels)} labels")
-  if labels.max() > 9:
-    raise UserError(f"{labels_path} has a label above 9: {labels.max()}")
-  return images.reshape(-1, 784), labels.astype(np.int32)
+  paths, splits = find_mnist(data_dir), []
+  for images_path, labels_path in (paths[:2], paths[2:]):
+    images, labels = read_idx(images_path, (28, 28)), read_idx(labels_path, ())
+    if len(images) != len(labels):
+      raise UserError(f"{images_path} has {len(images)} images, but "
+                      f"{labels_path} has {len(labels)} labels")
+    if labels.max() > 9:
+      raise UserError(f"{labels_path} has a label above 9: {labels.max()}")
+    start = 0 if splits else len(labels) // 12
+    images = np.multiply(images[start:].reshape(-1, 784), np.float32(1 / 255),
+                         dtype=np.float32)
+    splits.append((images, labels[start:].astype(np.int32)))
+  return splits
 
 
 def read_idx(path, item_shape):
@@ -515,13 +488,12 @@ def read_idx(path, item_shape):
     raise UserError(f"{path} can't be read ({getattr(e, 'strerror', 0) or e}): "
                     "replace it, or delete it to get MNIST's")
   start = 8 + 4 * len(item_shape)
-  magic, count, *shape = np.frombuffer(
-      content[:start].ljust(start, b"\0"), ">u4").tolist()
-  expected = [0x801 + len(item_shape), "N", *item_shape]
-  if [magic, "N", *shape] != expected:
-    raise UserError(f"{path} is no IDX file of "
-                    f"{'images' if shape else 'labels'}: it begins with "
-                    f"{[magic, count, *shape]}, not with {expected}")
+  header = np.frombuffer(content[:start].ljust(start, b"\0"), ">u4").tolist()
+  count = header[1]
+  expected = [0x801 + len(item_shape), count, *item_shape]
+  if header != expected:
+    raise UserError(f"{path} is no IDX file of {item_shape or 'labels'}: it "
+                    f"begins with {header}, not with {expected}")
   excess = len(content) - start - count * int(np.prod(item_shape))
   if excess or not count:
     raise UserError(f"{path} has {'more' if excess > 0 else 'too little'} data "
@@ -540,17 +512,14 @@ def find_mnist(data_dir):
     # Another data set is not completed with MNIST's files.
     for name in sorted(os.listdir(data_dir)):
       path = os.path.join(data_dir, name)
-      if "ubyte" in name and sha256(path) != SHA256.get(name):
-        raise UserError(f"{path} is not MNIST's own, so the missing "
-                        f"{missing[0]} was not downloaded: add it, or give "
-                        f"another --data_dir. Names: {', '.join(SHA256)}")
+      if "ubyte" in name:
+        with open(path, "rb") as f:
+          digest = hashlib.sha256(f.read()).hexdigest()
+        if digest != SHA256.get(name):
+          raise UserError(f"{path} is not MNIST's own, so the missing "
+                          f"{missing[0]} was not downloaded: add it, or give "
+                          f"another --data_dir. Names: {', '.join(SHA256)}")
   return [found.get(name) or download(name, data_dir) for name in SHA256]
-
-
-def sha256(path):
-  """Returns the SHA-256 of a file as a hexadecimal string."""
-  with open(path, "rb") as f:
-    return hashlib.sha256(f.read()).hexdigest()
 
 
 def download(name, data_dir):
@@ -558,37 +527,32 @@ def download(name, data_dir):
   path, problems = os.path.join(data_dir, name), []
   for url in [mirror + name for mirror in MIRRORS]:
     tf.logging.info("Downloading %s", url)
-    start, chunk = time.time(), None
+    content, chunk, end = bytearray(), None, time.time() + DOWNLOAD_SECS
     try:
+      with urllib.request.urlopen(url, timeout=STALL_SECS) as response:
+        while chunk != b"" and time.time() < end:
+          chunk = response.read1(1 << 16)
+          content += chunk
+      if hashlib.sha256(content).hexdigest() != SHA256[name]:
+        raise OSError("wrong, incomplete or too slow")
       with tempfile.TemporaryDirectory(dir=data_dir, prefix=".") as temp:
         part = os.path.join(temp, name)
-        with urllib.request.urlopen(url, timeout=STALL_SECS) as response, open(
-            part, "wb") as f:
-          while chunk != b"" and time.time() - start < DOWNLOAD_SECS:
-            chunk = response.read1(1 << 16)
-            f.write(chunk)
-        if sha256(part) != SHA256[name]:
-          raise OSError("wrong, incomplete or too slow")
+        with open(part, "wb") as f:
+          f.write(content)
         os.replace(part, path)
       return path
     except (OSError, http.client.HTTPException) as e:
       problems.append(f"{url} ({e})")
   raise UserError(f"no {name} in --data_dir={data_dir}, nor at "
                   f"{', nor at '.join(problems)}. Put the four files there, or "
-                  f"make some without a network: {sys.executable} tests/"
-                  "handwritten_digits.py DIR, then --data_dir=DIR")
+                  "use those that tests/handwritten_digits.py makes")
 
 
 # ---- Model directory ---------------------------------------------------------
 
-
 @contextlib.contextmanager
 def claim_model_dir(args):
-  """Locks --model_dir while it lasts; yields the variables to resume with.
-
-  Raises UserError if another run has it, its checkpoints can't be used, or it
-  or --export_dir can't be written: better now than after the training.
-  """
+  """Locks --model_dir, and sees now that it and --export_dir can be written."""
   make_directory(args.model_dir, "model_dir")
   make_directory(args.export_dir, "export_dir")
   can_lock = "://" not in args.model_dir and os.name == "posix"
@@ -604,7 +568,7 @@ def claim_model_dir(args):
       except OSError as e:  # Some network file systems have no locks.
         tf.logging.warning("--model_dir=%s can't be locked (%s): let no other "
                            "run use it", args.model_dir, e.strerror)
-    yield find_checkpoint(args.model_dir, repair=True)[1]
+    yield
 
 
 def make_directory(path, flag):
@@ -619,17 +583,16 @@ def make_directory(path, flag):
 
 
 def find_checkpoint(model_dir, repair=False):
-  """Returns path and variables, {name: array}, of the checkpoint to use.
+  """Returns the variables, {name: array}, of the checkpoint to use, or {}.
 
   It is the one that the file "checkpoint" names or, if that is damaged, the
-  newest that is not; with repair, the file then names it too. Without the file,
-  returns "" and {}. Raises UserError if none can be read, or it diverged.
+  newest that is not; with repair, the file then names it too.
   """
   if not tf.io.gfile.exists(os.path.join(model_dir, "checkpoint")):
-    return "", {}
+    return {}
   try:
     state = tf.train.get_checkpoint_state(model_dir)
-    named = state.all_model_checkpoint_paths[:] + [state.model_checkpoint_path]
+    named = [*state.all_model_checkpoint_paths, state.model_checkpoint_path]
   except (ValueError, AttributeError):  # The file is empty or damaged.
     named = []
   # After a move or a copy, they are here, whatever place the file still names.
@@ -639,113 +602,84 @@ def find_checkpoint(model_dir, repair=False):
   for path in dict.fromkeys(reversed(paths)):  # Each one once, in this order
     try:
       reader = tf.train.load_checkpoint(path)
-      variables = {name: reader.get_tensor(name)  # This checks its CRC.
+      variables = {name: np.asarray(reader.get_tensor(name))  # Checks its CRC
                    for name in reader.get_variable_to_shape_map()}
     except (tf.errors.OpError, IndexError) as e:  # IndexError: it is truncated.
       if "permission denied" in str(e).lower():
         raise
       tf.logging.warning("Passing over a damaged checkpoint: %s (%s)", path, e)
       continue
-    for name in sorted(variables):
-      if not np.isfinite(variables[name]).all():
-        raise UserError(f"--model_dir={model_dir} comes from a run that "
-                        f"diverged: {name} in {path} is not finite. Name an "
-                        'earlier one in the file "checkpoint" there, or give '
-                        "another --model_dir")
     if repair and path != named[-1]:
       # Older ones stay listed, so that TensorFlow deletes them in time. All are
       # relative, so that the directory can be moved.
       kept = [os.path.relpath(p, model_dir) if os.path.isabs(model_dir) else p
               for p in paths[:paths.index(path) + 1]]
       tf.train.update_checkpoint_state(model_dir, kept[-1], kept)
-    return path, variables
+    return variables
+  if named and tf.train.latest_checkpoint(model_dir) not in [None, *paths]:
+    return find_checkpoint(model_dir, repair)  # A training deleted those.
   raise UserError(f"--model_dir={model_dir} has no checkpoint that can be "
                   "read: give another --model_dir")
 
 
-def check_network(classifier, input_fn, variables, is_training):
-  """Raises UserError unless a checkpoint's variables are the Estimator's.
+def build_network(classifier, features, labels, mode, variables):
+  """Returns the EstimatorSpec, if its graph has a checkpoint's variables.
 
-  Outside of training, there may be more of them, such as an optimizer's.
+  Raises UserError if not. Outside of training, the checkpoint may have more.
   """
-  mode = tf.estimator.ModeKeys.TRAIN if is_training else (
-      tf.estimator.ModeKeys.PREDICT)
-  with tf.Graph().as_default():
-    tf.train.create_global_step()
-    features, labels = input_fn() if is_training else (input_fn(), None)
-    classifier.model_fn(features, labels, mode, classifier.config)
-    needed = {v.op.name: f"{v.dtype.base_dtype.name} {v.shape.as_list()}"
-              for v in tf.global_variables()}
-  found = {name: f"{value.dtype.name} {list(value.shape)}"
-           for name, value in variables.items()}
-  for name in sorted({**needed, **found} if is_training else needed):
-    here, there = needed.get(name, "absent"), found.get(name, "absent")
-    if here != there:
-      raise UserError(f"--model_dir={classifier.model_dir} holds another "
-                      f"network or optimizer: {name} is {there} there, {here} "
-                      "here. Give another --model_dir")
+  tf.train.create_global_step()
+  spec = classifier.model_fn(features, labels, mode, classifier.config)
+  here = {v.op.name: f"{v.dtype.base_dtype.name} {v.shape.as_list()}"
+          for v in tf.global_variables()}
+  there = {name: f"{value.dtype.name} {list(value.shape)}"
+           if value.dtype.kind != "f" or np.isfinite(value).all()
+           else "not finite" for name, value in variables.items()}
+  is_training = mode == tf.estimator.ModeKeys.TRAIN
+  for name in sorted({**here, **there} if is_training else here):
+    ours, theirs = here.get(name, "absent"), there.get(name, "absent")
+    if ours != theirs:
+      raise UserError(
+          f"--model_dir={classifier.model_dir} holds another network or "
+          f"optimizer, or one that diverged: {name} is {theirs} there, {ours} "
+          "here. Give another --model_dir, or name an earlier one in its file "
+          '"checkpoint"')
+  return spec
 
 
 # ---- Pictures ----------------------------------------------------------------
-
 
 def classify_pictures(args):
   """Prints each picture's path, digit and probability, separated by tabs.
 
   Exits with 1 and an error for each picture that can't be read, after the rest.
   """
-  try:
-    import PIL  # noqa: F401
-    import scipy  # noqa: F401
-  except ImportError:
-    raise UserError("--predict needs Pillow and SciPy: "
-                    f"{sys.executable} -m pip install pillow scipy; with uv: "
-                    "uv run --with pillow --with scipy cnn_mnist.py")
-  pictures, errors = [], []
-  for path in args.predict:
-    try:
-      pictures.append((path, read_picture(path)))
-    except UserError as e:
-      errors.append(f"cnn_mnist.py: error: {e}")
-  if pictures:
-    predictions = predict(args, np.stack([digit for _, digit in pictures]))
-    for (path, _), prediction in zip(pictures, predictions):
-      print("%s\t%d\t%.4f" % (path, prediction["classes"],
-                              prediction["probabilities"].max()), flush=True)
+  variables = find_checkpoint(args.model_dir)
+  if not variables:
+    raise UserError(f"--model_dir={args.model_dir} has no checkpoint: train "
+                    "one first")
+  classifier = tf.estimator.Estimator(
+      model_fn=cnn_model_fn, config=make_config(args),
+      params={"learning_rate": args.learning_rate})
+  errors = []
+  with tf.Graph().as_default(), tf.Session() as session:
+    x = tf.placeholder(tf.float32, [None, 28, 28])
+    spec = build_network(classifier, {"x": x}, None,
+                         tf.estimator.ModeKeys.PREDICT, variables)
+    for variable in tf.global_variables():
+      variable.load(variables[variable.op.name], session)
+    for path in args.predict:
+      try:
+        found = session.run(spec.predictions, {x: [read_picture(path)]})
+        print("%s\t%d\t%.4f" % (path, found["classes"][0],
+                                found["probabilities"].max()), flush=True)
+      except UserError as e:
+        errors.append(f"cnn_mnist.py: error: {e}")
+      except ImportError:
+        raise UserError("--predict needs Pillow and SciPy: "
+                        f"{sys.executable} -m pip install pillow scipy; with "
+                        "uv: uv run --with pillow --with scipy cnn_mnist.py")
   if errors:
     sys.exit("\n".join(errors))
-
-
-def predict(args, digits):
-  """Returns cnn_model_fn's predictions for float32 [N, 28, 28] as a list."""
-  input_fn = tf.estimator.inputs.numpy_input_fn(
-      x={"x": digits}, num_epochs=1, shuffle=False)
-  # Also as a task of a job, it needs none of the others.
-  tf_config = os.environ.pop("TF_CONFIG", None)
-  classifier = tf.estimator.Estimator(
-      model_fn=cnn_model_fn, model_dir=args.model_dir,
-      params={"learning_rate": args.learning_rate})
-  if tf_config is not None:
-    os.environ["TF_CONFIG"] = tf_config
-  for _ in range(3):
-    path, variables = find_checkpoint(args.model_dir)
-    if not path:
-      raise UserError(f"--model_dir={args.model_dir} has no checkpoint: train "
-                      "one first")
-    try:
-      with tempfile.TemporaryDirectory() as temp:
-        # A training beside it keeps only its newest five: this takes a while.
-        copy = os.path.join(temp, os.path.basename(path))
-        for part in tf.io.gfile.glob(path + ".*"):
-          tf.io.gfile.copy(part, os.path.join(temp, os.path.basename(part)))
-        check_network(classifier, input_fn, variables, is_training=False)
-        return list(classifier.predict(input_fn, checkpoint_path=copy))
-    except (ValueError, tf.errors.NotFoundError):
-      if tf.io.gfile.exists(path + ".index"):
-        raise
-  raise UserError(f"a training in --model_dir={args.model_dir} deletes its "
-                  "checkpoints before they can be read: give it a larger "
-                  "--save_checkpoints_steps")
 
 
 def read_picture(path):

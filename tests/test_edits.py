@@ -13,8 +13,8 @@ EDITS = {
     "no params": [(", params=None):", "):"), (RATE, "0.001"),
                   ('config=config,\n        params={"learning_rate": '
                    "args.learning_rate})", "config=config)"),
-                  ('model_dir=args.model_dir,\n      params={"learning_rate": '
-                   "args.learning_rate})", "model_dir=args.model_dir)")],
+                  ('config=make_config(args),\n      params={"learning_rate": '
+                   "args.learning_rate})", "config=make_config(args))")],
     "another key": [('"x"', '"image"')],
     "28x28": [('tf.reshape(features["x"], [-1, 28, 28, 1])',
                'tf.expand_dims(features["x"], -1)'),

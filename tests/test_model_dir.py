@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
 
+import cnn_mnist
 from conftest import UNPRIVILEGED, content, result_of, run_script, step_of
 
 
@@ -90,15 +91,16 @@ def test_damaged_checkpoint(flags, tmp_path):
 
 
 @pytest.mark.parametrize("relative", [False, True])
-def test_damaged_checkpoint_in_a_relative_directory(flags, tmp_path, relative):
+def test_damaged_checkpoint_in_a_relative_directory(flags, tmp_path, relative,
+                                                    monkeypatch):
   """What the file "checkpoint" then names holds after a move as well."""
   flags = dict(flags, save_checkpoints_steps=2,
                model_dir="model" if relative else tmp_path / "model")
   result_of(run_script(dict(flags, train_steps=4), cwd=str(tmp_path)))
   (tmp_path / "model" / "model.ckpt-4.index").write_bytes(b"")
-  # It fails after the repair, and before a checkpoint of its own.
-  run_script(dict(flags, data_dir=tmp_path / "model" / "checkpoint"),
-             cwd=str(tmp_path)).check_error("--data_dir")
+  # As when a run ends after the repair, before a checkpoint of its own.
+  monkeypatch.chdir(tmp_path)
+  cnn_mnist.find_checkpoint(str(flags["model_dir"]), repair=True)
   text = (tmp_path / "model" / "checkpoint").read_text()
   assert 'model_checkpoint_path: "model.ckpt-2"' in text and "/" not in text
   (tmp_path / "model").rename(tmp_path / "moved")
@@ -343,6 +345,19 @@ def test_variables_that_do_not_fit(flags, tmp_path, picture, changes, words):
     result.check_error("--model_dir=%s" % model_dir, *words)
     assert "elete" not in result.stderr.splitlines()[-1]
   assert content(model_dir) == before
+
+
+def test_checkpoint_of_objects(flags, tmp_path, picture):
+  """As Keras writes them: they hold a string beside the weights."""
+  flags["model_dir"].mkdir()
+  with tf.Graph().as_default(), tf.Session() as session:
+    saved = tf.train.Checkpoint(weight=tf.Variable([1.0]))
+    session.run(tf.global_variables_initializer())
+    path = saved.save(str(tmp_path / "model" / "ckpt"), session=session)
+  assert tf.train.latest_checkpoint(str(tmp_path / "model")) == path
+  for more in ({}, {"predict": picture}):
+    result = run_script(dict(flags, **more))
+    result.check_error("--model_dir=", "conv2d/bias is absent there")
 
 
 def test_two_runs_in_one_model_dir(flags, start_run, tmp_path):

@@ -3,6 +3,7 @@ import glob
 import os
 import re
 import resource
+import shutil
 import struct
 import subprocess
 import sys
@@ -243,25 +244,42 @@ def test_predict_beside_constant_saving(flags, start_run, picture):
   assert run.process.poll() is None
 
 
-def test_checkpoints_that_are_always_deleted(flags, picture, capsys,
-                                             monkeypatch):
-  """After three of them, one line says so."""
-  assert run_script(dict(flags, train_steps=5,
-                         save_checkpoints_steps=1)).returncode == 0
-  found, find_checkpoint = [], cnn_mnist.find_checkpoint
+def test_checkpoint_that_is_deleted_meanwhile(flags, picture, capsys,
+                                              monkeypatch):
+  """Once it is found, it is in memory."""
+  argv = ["--model_dir=%s" % flags["model_dir"], "--predict", picture]
+  assert run_script(dict(flags, train_steps=1)).returncode == 0
+  cnn_mnist.main(argv)
+  expected = capsys.readouterr().out
+  find_checkpoint = cnn_mnist.find_checkpoint
 
   def find_and_delete(model_dir):
-    path, variables = find_checkpoint(model_dir)
-    found.append(path)
-    for part in glob.glob(path + ".*"):
-      os.remove(part)
-    return path, variables
+    variables = find_checkpoint(model_dir)
+    shutil.rmtree(model_dir)
+    return variables
 
   monkeypatch.setattr(cnn_mnist, "find_checkpoint", find_and_delete)
-  with pytest.raises(cnn_mnist.UserError, match="--save_checkpoints_steps"):
-    cnn_mnist.main([
-        "--model_dir=%s" % flags["model_dir"], "--predict", picture])
-  assert len(found) == 3 and capsys.readouterr().out == ""
+  cnn_mnist.main(argv)
+  assert capsys.readouterr().out == expected
+  assert len(parse_predictions(expected)) == 1
+
+
+def test_outdated_list_of_checkpoints(flags, picture, capsys, monkeypatch):
+  """As if it stood still after reading it: what there is now is taken."""
+  model_dir = str(flags["model_dir"])
+  for step in 1, 2:
+    assert run_script(dict(flags, train_steps=step)).returncode == 0
+    if step == 1:
+      states = [tf.train.get_checkpoint_state(model_dir)]
+  for part in glob.glob(os.path.join(model_dir, "model.ckpt-[01].*")):
+    os.remove(part)
+  get_state = tf.train.get_checkpoint_state
+  monkeypatch.setattr(tf.train, "get_checkpoint_state", lambda directory: (
+      states.pop() if states else get_state(directory)))
+  cnn_mnist.main(["--model_dir=" + model_dir, "--predict", picture])
+  captured = capsys.readouterr()
+  assert len(parse_predictions(captured.out)) == 1 and not states
+  assert "model.ckpt-1" in captured.err
 
 
 @pytest.mark.parametrize("name", ["PIL", "scipy"])
