@@ -22,6 +22,7 @@ import hashlib
 import http.client
 import logging
 import os
+import pathlib
 import re
 import signal
 import socket
@@ -287,8 +288,8 @@ def make_config(args):
   except (ValueError, TypeError, AttributeError, KeyError) as e:
     raise UserError("TF_CONFIG is wrong: " + " ".join(str(e).split()))
   if args.bfloat16:
-    with open("/proc/cpuinfo") as f:
-      is_fast = re.search("(?s)amx_bf16|AuthenticAMD.*avx512_bf16", f.read())
+    cpu = pathlib.Path("/proc/cpuinfo").read_text()
+    is_fast = re.search("(?s)amx_bf16|AuthenticAMD.*avx512_bf16", cpu)
     if not is_fast or tf.__version__.startswith("1."):
       raise UserError("--bfloat16 needs TensorFlow 2 and a CPU that is faster "
                       "with it: one with amx_bf16, or AMD's with avx512_bf16")
@@ -475,25 +476,24 @@ def load_mnist(data_dir):
 def read_idx(path, item_shape):
   """Reads an IDX file of unsigned bytes (http://yann.lecun.com/exdb/mnist/).
 
-  Returns uint8 [N, 28, 28] for the item_shape (28, 28), uint8 [N] for (), or
-  raises UserError. The name doesn't say whether it is packed: browsers unpack
-  such files, and keep the name.
+  Returns uint8 [N, 28, 28] for the item_shape (28, 28), uint8 [N] for ().
   """
   try:
-    with open(path, "rb") as f:
-      content = f.read()
+    content = pathlib.Path(path).read_bytes()
+    # Its name may not say this: browsers unpack such files, and keep the name.
     if content.startswith(b"\x1f\x8b"):
       content = gzip.decompress(content)
   except (OSError, EOFError, zlib.error) as e:
     raise UserError(f"{path} can't be read ({getattr(e, 'strerror', 0) or e}): "
                     "replace it, or delete it to get MNIST's")
+  # The header: 2049 for labels or 2051 for images, then the array's shape.
   start = 8 + 4 * len(item_shape)
   header = np.frombuffer(content[:start].ljust(start, b"\0"), ">u4").tolist()
   count = header[1]
-  expected = [0x801 + len(item_shape), count, *item_shape]
+  expected = [2049 + len(item_shape), count, *item_shape]
   if header != expected:
-    raise UserError(f"{path} is no IDX file of {item_shape or 'labels'}: it "
-                    f"begins with {header}, not with {expected}")
+    raise UserError(f"{path} is no IDX file of shape {expected[1:]}: it begins "
+                    f"with {header}, not with {expected}")
   excess = len(content) - start - count * int(np.prod(item_shape))
   if excess or not count:
     raise UserError(f"{path} has {'more' if excess > 0 else 'too little'} data "
@@ -513,9 +513,8 @@ def find_mnist(data_dir):
     for name in sorted(os.listdir(data_dir)):
       path = os.path.join(data_dir, name)
       if "ubyte" in name:
-        with open(path, "rb") as f:
-          digest = hashlib.sha256(f.read()).hexdigest()
-        if digest != SHA256.get(name):
+        content = pathlib.Path(path).read_bytes()
+        if hashlib.sha256(content).hexdigest() != SHA256.get(name):
           raise UserError(f"{path} is not MNIST's own, so the missing "
                           f"{missing[0]} was not downloaded: add it, or give "
                           f"another --data_dir. Names: {', '.join(SHA256)}")
@@ -536,10 +535,9 @@ def download(name, data_dir):
       if hashlib.sha256(content).hexdigest() != SHA256[name]:
         raise OSError("wrong, incomplete or too slow")
       with tempfile.TemporaryDirectory(dir=data_dir, prefix=".") as temp:
-        part = os.path.join(temp, name)
-        with open(part, "wb") as f:
-          f.write(content)
-        os.replace(part, path)
+        part = pathlib.Path(temp, name)
+        part.write_bytes(content)
+        part.replace(path)
       return path
     except (OSError, http.client.HTTPException) as e:
       problems.append(f"{url} ({e})")
