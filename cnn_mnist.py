@@ -36,13 +36,13 @@ import zlib
 
 if __name__ == "__main__":
   # TensorFlow reads these when it is imported. Without a GPU, hide what it says
-  # of CUDA. With one (/dev/dxg is WSL's), its warnings tell what is missing.
+  # about CUDA. With one (/dev/dxg is WSL's), that tells what is missing.
   has_gpu = os.path.exists("/dev/nvidiactl") or os.path.exists("/dev/dxg")
   os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1" if has_gpu else "3")
   # Faster kernels, which TensorFlow 2 leaves off on CPUs without AVX-512.
   os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
   # Outside of training (see StopOnSignalHook), Ctrl-C ends the process at once,
-  # also inside of TensorFlow, unless there is a prompt to return to.
+  # even inside TensorFlow, unless there is a prompt to return to.
   has_prompt = sys.flags.inspect or hasattr(sys, "ps1")
   on_interrupt = signal.getsignal(signal.SIGINT)
   if on_interrupt == signal.default_int_handler and not has_prompt:
@@ -65,7 +65,7 @@ def cnn_model_fn(features, labels, mode, params=None):
     tf.estimator.EstimatorSpec for the mode. Predictions: "classes", int64
     [batch] in 0..9, and "probabilities", float32 [batch, 10] in [0, 1].
   """
-  # Input: one channel, grey. [batch, 28, 28, 1]
+  # Input: greyscale. [batch, 28, 28, 1]
   input_layer = tf.reshape(features["x"], [-1, 28, 28, 1])
   conv1 = tf.layers.conv2d(  # [batch, 28, 28, 32]
       inputs=input_layer, filters=32, kernel_size=[5, 5], padding="same",
@@ -120,11 +120,10 @@ def main(argv=()):
   """Trains the network, then evaluates it and prints the result.
 
   Takes a list of flags, like ["--train_steps=100"]. Raises UserError for what
-  the user can solve; SystemExit after --help, wrong flags, pictures, a signal.
+  the user can solve; SystemExit after --help, a bad flag or picture, a signal.
   """
   args = parse_flags(argv)
-  with log_to_stderr(), contextlib.ExitStack() as cleanup:
-    cleanup.callback(join_threads, threading.enumerate())
+  with borrow_tensorflow(), contextlib.ExitStack() as cleanup:
     check_environment()
     if args.predict:
       classify_pictures(args)
@@ -136,7 +135,7 @@ def main(argv=()):
     # Load training and eval data
     ((train_data, train_labels),
      (eval_data, eval_labels)) = load_mnist(args.data_dir)
-    if args.seed is not None:  # The shuffling of numpy_input_fn takes no seed.
+    if args.seed is not None:  # numpy_input_fn's shuffle takes no seed.
       order = np.random.RandomState(args.seed).permutation(len(train_labels))
       train_data, train_labels = train_data[order], train_labels[order]
     train_input_fn = tf.estimator.inputs.numpy_input_fn(
@@ -160,7 +159,7 @@ def main(argv=()):
                 args.train_steps, [logging_hook])
 
     # Evaluate the model and print results
-    if args.bfloat16:  # Undo that of make_config: the evaluation is in float32.
+    if args.bfloat16:  # Undo make_config's: evaluate in float32.
       config.session_config.ClearField("graph_options")
     if config.is_chief:
       print(mnist_classifier.evaluate(input_fn=eval_input_fn), flush=True)
@@ -171,11 +170,11 @@ def main(argv=()):
 # ---- Flags, logging, configuration -------------------------------------------
 
 class UserError(Exception):
-  """A problem that the user can solve; a process shows it as one line."""
+  """A problem that the user can solve; the script prints it as one line."""
 
 
 def parse_flags(argv):
-  """Returns the flags; exits with usage, a line and code 2 if one is wrong."""
+  """Returns the flags; exits with an error and code 2 if one is wrong."""
   def path(text):
     if not text:
       raise argparse.ArgumentTypeError("it names no file or directory")
@@ -187,9 +186,9 @@ def parse_flags(argv):
       formatter_class=argparse.ArgumentDefaultsHelpFormatter)
   add = parser.add_argument
   add("--data_dir", type=path, default="MNIST-data",
-      help="the four MNIST files, .gz or unpacked; missing ones are downloaded")
+      help="directory of MNIST's four files; missing ones are downloaded")
   add("--model_dir", type=path, default="/tmp/mnist_convnet_model",
-      help="checkpoints and TensorBoard's summaries")
+      help="directory of checkpoints and TensorBoard's summaries")
   add("--train_steps", type=int, default=20000, help="global step to train to")
   add("--batch_size", type=int, default=100, help="images per training step")
   add("--learning_rate", type=float, default=0.001, help="of gradient descent")
@@ -197,7 +196,7 @@ def parse_flags(argv):
       help="log the probabilities every this many steps")
   add("--save_checkpoints_steps", type=int, default=1000,
       help="save a checkpoint every this many steps")
-  add("--seed", type=int, help="repeat the random numbers of another run")
+  add("--seed", type=int, help="of the random numbers, to repeat a run")
   add("--bfloat16", action="store_true",
       help="multiply in bfloat16, on a CPU where that is faster")
   add("--predict", type=path, nargs="+", metavar="PICTURE",
@@ -221,21 +220,27 @@ def parse_flags(argv):
 
 
 @contextlib.contextmanager
-def log_to_stderr():
-  """Sends TensorFlow's log to stderr, with the time, as long as it lasts."""
+def borrow_tensorflow():
+  """Within it, TensorFlow acts as version 1 and logs to stderr; then as before.
+
+  With the behavior of TensorFlow 2, seeds repeat nothing, the log counts steps
+  from 0, and TensorFlow 1.15 can't read a SavedModel.
+  """
   logger, handler = tf.get_logger(), logging.StreamHandler()
   handler.setFormatter(logging.Formatter(
       "%(asctime)s %(levelname)s %(message)s", "%H:%M:%S"))
-  # Hide that the v1 API is deprecated, since it is used on purpose, and what
-  # the Estimator says of its configuration (half a page) and its graphs.
+  # Hide deprecations, since the v1 API is used on purpose, and what Estimator
+  # says of its configuration (half a page) and its graphs.
   handler.addFilter(lambda record: not (
       record.filename in ("deprecation.py", "module_wrapper.py") or
       re.match("Using|Calling model|Done calling model", str(record.msg))))
   level, propagate, handlers = logger.level, logger.propagate, logger.handlers
   logger.setLevel(logging.INFO)
   logger.propagate, logger.handlers = False, [handler]
+  is_v2, threads = tf.executing_eagerly(), threading.enumerate()
+  tf.disable_v2_behavior()
   try:
-    # Of the probabilities of a batch of 100, log the first and last five.
+    # Of a batch's probabilities, log the first and the last five rows.
     with warnings.catch_warnings(), np.printoptions(
         precision=3, threshold=100, edgeitems=5):
       warnings.filterwarnings("ignore", "`tf.layers")
@@ -243,17 +248,15 @@ def log_to_stderr():
   finally:
     logger.setLevel(level)
     logger.propagate, logger.handlers = propagate, handlers
-
-
-def join_threads(before):
-  """Ends all threads but those before: a process that ends first may crash.
-
-  TensorFlow waits neither for the one that cancels an input's queue, nor for
-  those that write summaries.
-  """
-  tf.summary.FileWriterCache.clear()
-  for thread in set(threading.enumerate()) - set(before):
-    thread.join(timeout=10)  # It may be one of the calling program's.
+    if is_v2:
+      tf.reset_default_graph()  # TensorFlow refuses the next if one is in use.
+      tf.enable_v2_behavior()
+    # A process may abort if it ends while a thread is inside TensorFlow, which
+    # does not itself wait for the ones that cancel the queue of an input.
+    tf.summary.FileWriterCache.clear()
+    for thread in set(threading.enumerate()) - set(threads):
+      if type(thread) is threading.Thread:  # Not a debugger's own kind of it
+        thread.join(timeout=10)
 
 
 def check_environment():
@@ -288,15 +291,17 @@ def make_config(args):
   except (ValueError, TypeError, AttributeError, KeyError) as e:
     raise UserError("TF_CONFIG is wrong: " + " ".join(str(e).split()))
   if args.bfloat16:
-    cpu = pathlib.Path("/proc/cpuinfo").read_text()
-    is_fast = re.search("(?s)amx_bf16|AuthenticAMD.*avx512_bf16", cpu)
+    info = pathlib.Path("/proc/cpuinfo")  # Linux has it.
+    is_fast = info.exists() and re.search(
+        "(?s)amx_bf16|AuthenticAMD.*avx512_bf16", info.read_text())
     if not is_fast or tf.__version__.startswith("1."):
       raise UserError("--bfloat16 needs TensorFlow 2 and a CPU that is faster "
                       "with it: one with amx_bf16, or AMD's with avx512_bf16")
     session_config = config.session_config or tf.ConfigProto(
         allow_soft_placement=True)
-    rewriter = session_config.graph_options.rewrite_options
-    rewriter.auto_mixed_precision_onednn_bfloat16 = rewriter.ON
+    if config.task_type != "evaluator":
+      rewriter = session_config.graph_options.rewrite_options
+      rewriter.auto_mixed_precision_onednn_bfloat16 = rewriter.ON
     config = config.replace(session_config=session_config)
   return config
 
@@ -307,10 +312,10 @@ def train_model(classifier, train_input_fn, eval_input_fn, last_step, hooks):
   """Trains to last_step or a signal, alone or as a task of TF_CONFIG's job."""
   config, model_dir = classifier.config, classifier.model_dir
   if config.is_chief:
-    saved = find_checkpoint(model_dir, repair=True)
+    saved = read_checkpoint(model_dir, repair=True)
     if saved:
       with tf.Graph().as_default():
-        build_network(classifier, *train_input_fn(),
+        check_network(classifier, *train_input_fn(),
                       tf.estimator.ModeKeys.TRAIN, saved)
     step = saved.get("global_step", 0)
     todo = "training" if step < last_step else "no training, it is done"
@@ -322,9 +327,9 @@ def train_model(classifier, train_input_fn, eval_input_fn, last_step, hooks):
     if config.num_worker_replicas + config.num_ps_replicas == 1:
       classifier.train(train_input_fn, hooks, max_steps=last_step)
     else:
-      servers = config.cluster_spec.as_dict().get("ps")
-      tf.logging.info(f"Running as {config.task_type}; training waits for the "
-                      f"parameter servers {servers}")
+      tf.logging.info("Running as %s; training waits for the parameter servers "
+                      "%s", config.task_type,
+                      config.cluster_spec.as_dict().get("ps", "of the job"))
       tf.estimator.train_and_evaluate(
           classifier, tf.estimator.TrainSpec(train_input_fn, last_step, hooks),
           tf.estimator.EvalSpec(eval_input_fn, steps=None, start_delay_secs=0,
@@ -332,8 +337,8 @@ def train_model(classifier, train_input_fn, eval_input_fn, last_step, hooks):
   except tf.train.NanLossDuringTrainingError:
     rate = classifier.params.get("learning_rate", 0.001)
     raise UserError("the loss became NaN, infinite or 100 times the first one: "
-                    f"give a lower --learning_rate than {rate:g}; and if that "
-                    "fails, another --model_dir")
+                    f"give a tenth of --learning_rate={rate:g} or less, and if "
+                    "that fails, another --model_dir")
   except ValueError:  # "Parent directory doesn't exist", among other things
     if tf.io.gfile.exists(model_dir):
       raise
@@ -366,9 +371,9 @@ class DivergenceHook(tf.train.NanTensorHook):
   limit = None
 
   def after_run(self, run_context, run_values):
-    if self.limit is None:  # Of a network that guesses, it is ln 10 = 2.3.
+    if self.limit is None:  # At first, the loss is ln 10 = 2.3 or so.
       self.limit = 100 * max(1, run_values.results)
-    if not run_values.results < self.limit:  # NaN is not less, nor more.
+    if not run_values.results < self.limit:  # Also true of NaN
       raise tf.train.NanLossDuringTrainingError
 
 
@@ -390,7 +395,7 @@ class ProgressHook(tf.train.StepCounterHook):
 class StopOnSignalHook(tf.train.SessionRunHook):
   """Ends the training at a signal, after its step and with a checkpoint.
 
-  A second one ends the process at once, also while TensorFlow waits for ever:
+  A second one ends the process at once, even while TensorFlow waits for ever:
   Python calls no handler then, but still writes the signal's number to the
   wakeup descriptor, where a thread reads it.
   """
@@ -400,11 +405,13 @@ class StopOnSignalHook(tf.train.SessionRunHook):
 
   def after_create_session(self, session, coord):
     if self.undo or threading.current_thread() != threading.main_thread():
-      return  # It is a lost session's successor, or no handler may be set.
+      return  # The session was lost and made anew, or no handler may be set.
     receiver, sender = socket.socketpair()
     sender.setblocking(False)
-    threading.Thread(target=self._watch, args=[receiver], daemon=True).start()
-    self.undo = contextlib.ExitStack()
+    thread = threading.Thread(target=self._watch, args=[receiver], daemon=True)
+    thread.start()
+    self.undo = contextlib.ExitStack()  # It undoes the last thing first.
+    self.undo.callback(thread.join)
     self.undo.callback(sender.close)  # That ends the thread.
     self.undo.callback(signal.set_wakeup_fd,
                        signal.set_wakeup_fd(sender.fileno()))
@@ -417,9 +424,9 @@ class StopOnSignalHook(tf.train.SessionRunHook):
     with receiver:
       for byte in iter(lambda: receiver.recv(1), b""):
         if byte[0] in self.signals and not self.signum:
-          self.signum, first = byte[0], time.time()
-        elif byte[0] in self.signals and time.time() - first > 0.5:
-          os._exit(128 + byte[0])  # timeout(1) sends two at once, that are one.
+          self.signum, first = byte[0], time.monotonic()
+        elif byte[0] in self.signals and time.monotonic() - first > 0.5:
+          os._exit(128 + byte[0])  # (timeout(1) sends the first one twice.)
 
   def after_run(self, run_context, run_values):
     if self.signum:
@@ -445,7 +452,7 @@ SHA256 = {
         "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
 }
 STALL_SECS = 10  # After this long without a byte, the next mirror is tried.
-DOWNLOAD_SECS = 600  # The longest for one file: 10 MB at 17 kB/s.
+DOWNLOAD_SECS = 600  # So is it after this: 10 MB at 17 kB/s take as long.
 
 
 def load_mnist(data_dir):
@@ -480,7 +487,7 @@ def read_idx(path, item_shape):
   """
   try:
     content = pathlib.Path(path).read_bytes()
-    # Its name may not say this: browsers unpack such files, and keep the name.
+    # The name doesn't say: browsers unpack such files, and keep the ".gz".
     if content.startswith(b"\x1f\x8b"):
       content = gzip.decompress(content)
   except (OSError, EOFError, zlib.error) as e:
@@ -510,14 +517,12 @@ def find_mnist(data_dir):
   if missing:
     make_directory(data_dir, "data_dir")
     # Another data set is not completed with MNIST's files.
-    for name in sorted(os.listdir(data_dir)):
-      path = os.path.join(data_dir, name)
-      if "ubyte" in name:
-        content = pathlib.Path(path).read_bytes()
-        if hashlib.sha256(content).hexdigest() != SHA256.get(name):
-          raise UserError(f"{path} is not MNIST's own, so the missing "
-                          f"{missing[0]} was not downloaded: add it, or give "
-                          f"another --data_dir. Names: {', '.join(SHA256)}")
+    for path in sorted(pathlib.Path(data_dir).glob("*ubyte*")):
+      digest = hashlib.sha256(path.read_bytes()).hexdigest()
+      if digest != SHA256.get(path.name):
+        raise UserError(f"{path} is not MNIST's own .gz, so the missing "
+                        f"{missing[0]} was not downloaded: add it, or give "
+                        f"another --data_dir. Names: {', '.join(SHA256)}")
   return [found.get(name) or download(name, data_dir) for name in SHA256]
 
 
@@ -525,11 +530,11 @@ def download(name, data_dir):
   """Downloads a file into data_dir and returns its path."""
   path, problems = os.path.join(data_dir, name), []
   for url in [mirror + name for mirror in MIRRORS]:
-    tf.logging.info("Downloading %s", url)
-    content, chunk, end = bytearray(), None, time.time() + DOWNLOAD_SECS
+    tf.logging.info("Downloading %s into %s", url, data_dir)
+    content, chunk, end = bytearray(), None, time.monotonic() + DOWNLOAD_SECS
     try:
       with urllib.request.urlopen(url, timeout=STALL_SECS) as response:
-        while chunk != b"" and time.time() < end:
+        while chunk != b"" and time.monotonic() < end:
           chunk = response.read1(1 << 16)
           content += chunk
       if hashlib.sha256(content).hexdigest() != SHA256[name]:
@@ -550,7 +555,7 @@ def download(name, data_dir):
 
 @contextlib.contextmanager
 def claim_model_dir(args):
-  """Locks --model_dir, and sees now that it and --export_dir can be written."""
+  """Locks --model_dir while it lasts. Tells early what can't be written."""
   make_directory(args.model_dir, "model_dir")
   make_directory(args.export_dir, "export_dir")
   can_lock = "://" not in args.model_dir and os.name == "posix"
@@ -562,7 +567,7 @@ def claim_model_dir(args):
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
       except BlockingIOError:
         raise UserError(f"--model_dir={args.model_dir} is in use by another "
-                        "run")
+                        "run: wait for it, or give another --model_dir")
       except OSError as e:  # Some network file systems have no locks.
         tf.logging.warning("--model_dir=%s can't be locked (%s): let no other "
                            "run use it", args.model_dir, e.strerror)
@@ -574,17 +579,17 @@ def make_directory(path, flag):
   try:
     if path and "://" not in path:
       os.makedirs(path, exist_ok=True)
-      # It closes before it deletes, as shared folders of virtual machines need.
+      # Closed before it is deleted, as a virtual machine's shared folder needs.
       tempfile.NamedTemporaryFile(dir=path, prefix=".").close()
   except OSError as e:
-    raise UserError(f"--{flag}={path} can't be written: {e.strerror}")
+    raise UserError(f"--{flag}={path} is no writable directory: {e.strerror}")
 
 
-def find_checkpoint(model_dir, repair=False):
+def read_checkpoint(model_dir, repair=False):
   """Returns the variables, {name: array}, of the checkpoint to use, or {}.
 
   It is the one that the file "checkpoint" names or, if that is damaged, the
-  newest that is not; with repair, the file then names it too.
+  newest that is not; with repair, the file then names that one.
   """
   if not tf.io.gfile.exists(os.path.join(model_dir, "checkpoint")):
     return {}
@@ -593,7 +598,7 @@ def find_checkpoint(model_dir, repair=False):
     named = [*state.all_model_checkpoint_paths, state.model_checkpoint_path]
   except (ValueError, AttributeError):  # The file is empty or damaged.
     named = []
-  # After a move or a copy, they are here, whatever place the file still names.
+  # After a move or a copy they are here, not where the file still says.
   here = [os.path.join(model_dir, os.path.basename(path)) for path in named]
   paths = [path if tf.io.gfile.exists(path + ".index") else old
            for path, old in zip(here, named)]
@@ -614,16 +619,17 @@ def find_checkpoint(model_dir, repair=False):
               for p in paths[:paths.index(path) + 1]]
       tf.train.update_checkpoint_state(model_dir, kept[-1], kept)
     return variables
-  if named and tf.train.latest_checkpoint(model_dir) not in [None, *paths]:
-    return find_checkpoint(model_dir, repair)  # A training deleted those.
+  if named and tf.train.latest_checkpoint(model_dir) not in (
+      [None, *named, *here]):  # A training has deleted all these meanwhile.
+    return read_checkpoint(model_dir, repair)
   raise UserError(f"--model_dir={model_dir} has no checkpoint that can be "
                   "read: give another --model_dir")
 
 
-def build_network(classifier, features, labels, mode, variables):
-  """Returns the EstimatorSpec, if its graph has a checkpoint's variables.
+def check_network(classifier, features, labels, mode, variables):
+  """Builds the network, and raises UserError unless a checkpoint fits it.
 
-  Raises UserError if not. Outside of training, the checkpoint may have more.
+  Returns the EstimatorSpec. Only in training must no variable be left over.
   """
   tf.train.create_global_step()
   spec = classifier.model_fn(features, labels, mode, classifier.config)
@@ -639,8 +645,8 @@ def build_network(classifier, features, labels, mode, variables):
       raise UserError(
           f"--model_dir={classifier.model_dir} holds another network or "
           f"optimizer, or one that diverged: {name} is {theirs} there, {ours} "
-          "here. Give another --model_dir, or name an earlier one in its file "
-          '"checkpoint"')
+          "here. Give another --model_dir, or name an earlier checkpoint in "
+          f"{classifier.model_dir}/checkpoint")
   return spec
 
 
@@ -651,7 +657,7 @@ def classify_pictures(args):
 
   Exits with 1 and an error for each picture that can't be read, after the rest.
   """
-  variables = find_checkpoint(args.model_dir)
+  variables = read_checkpoint(args.model_dir)
   if not variables:
     raise UserError(f"--model_dir={args.model_dir} has no checkpoint: train "
                     "one first")
@@ -661,10 +667,12 @@ def classify_pictures(args):
   errors = []
   with tf.Graph().as_default(), tf.Session() as session:
     x = tf.placeholder(tf.float32, [None, 28, 28])
-    spec = build_network(classifier, {"x": x}, None,
+    spec = check_network(classifier, {"x": x}, None,
                          tf.estimator.ModeKeys.PREDICT, variables)
     for variable in tf.global_variables():
       variable.load(variables[variable.op.name], session)
+    tf.logging.info("Classifying with the checkpoint of step %d",
+                    variables["global_step"])
     for path in args.predict:
       try:
         found = session.run(spec.predictions, {x: [read_picture(path)]})
@@ -673,9 +681,10 @@ def classify_pictures(args):
       except UserError as e:
         errors.append(f"cnn_mnist.py: error: {e}")
       except ImportError:
-        raise UserError("--predict needs Pillow and SciPy: "
-                        f"{sys.executable} -m pip install pillow scipy; with "
-                        "uv: uv run --with pillow --with scipy cnn_mnist.py")
+        raise UserError(
+            f"--predict needs Pillow and SciPy: {sys.executable} -m pip "
+            "install pillow scipy, or: uv run --python 3.11 --with pillow "
+            "--with scipy cnn_mnist.py")
   if errors:
     sys.exit("\n".join(errors))
 
@@ -719,13 +728,14 @@ def extract_ink(grey):
   page is 0, the strongest ink 1; or None if there is no ink.
   """
   from scipy import ndimage
-  # The median of what is around is the page's; ink moves the mean off it.
-  step = -(-max(grey.shape) // 48)  # Every so many pixels suffice.
-  small = ndimage.uniform_filter(grey, step)[step // 2::step, step // 2::step]
+  # The local median is the page; ink moves the mean off it.
+  step = -(-max(grey.shape) // 48)  # A coarse grid suffices.
+  top, left = np.minimum(step, grey.shape) // 2
+  small = ndimage.uniform_filter(grey, step)[top::step, left::step]
   median = ndimage.median_filter(small, max(small.shape) // 5 * 2 + 1,
                                  mode="nearest")
   dark = small.mean() < median.mean()
-  # Closing what is narrower than half the picture leaves the page in its light.
+  # Closing fills what is narrower than half the picture, and leaves the page.
   width = max(grey.shape) // 2 + 1
   around = np.pad(grey if dark else -grey, width, "edge")
   page = ndimage.grey_closing(around, width)[width:-width, width:-width]
@@ -767,10 +777,6 @@ def center(ink):
 
 
 if __name__ == "__main__":
-  with log_to_stderr():  # Which hides that this is deprecated
-    # TensorFlow 1 can't read a SavedModel with the variables of TensorFlow 2. A
-    # program that calls main() keeps TensorFlow 2's behavior.
-    tf.disable_v2_behavior()
   try:
     main(sys.argv[1:])
   except UserError as e:
@@ -778,9 +784,10 @@ if __name__ == "__main__":
   except (tf.errors.OpError, OSError, UnicodeError) as e:
     if not has_prompt:
       sys.stdout = None  # If writing to it has failed, it would fail again.
-    # TensorFlow 2 puts the location in front. It is not for users.
+    # TensorFlow 2 puts the place in the code in front.
     text = re.sub(r"^Graph execution error:.*?\nNode: [^\n]*\n", "",
                   str(getattr(e, "message", e)), flags=re.DOTALL).strip()
-    sys.exit(f"cnn_mnist.py: error: {type(e).__name__}: {text.splitlines()[0]}")
-  finally:  # For a console that has run the script
+    line = text.partition("\n")[0]
+    sys.exit(f"cnn_mnist.py: error: {type(e).__name__}: {line}")
+  finally:  # For a program that has run this one
     signal.signal(signal.SIGINT, on_interrupt)

@@ -42,7 +42,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -496,28 +495,26 @@ def measure_curve(options):
 
   import cnn_mnist  # pylint: disable=g-import-not-at-top
   tf = cnn_mnist.tf
-  tf.disable_v2_behavior()
-  threads = threading.enumerate()
   _, (data, labels) = cnn_mnist.load_mnist(options.data_dir)
   classifier = tf.estimator.Estimator(cnn_mnist.cnn_model_fn,
                                       os.path.join(folder, "evaluation"))
   input_fn = tf.estimator.inputs.numpy_input_fn(
       x={"x": data}, y=labels, num_epochs=1, shuffle=False)
   events = [tf.Event(wall_time=start, file_version="brain.Event:2")]
-  for path in glob.glob(os.path.join(folder, "model", "events.*")):
-    for event in tf.train.summary_iterator(path):
-      if event.session_log.status == tf.SessionLog.CHECKPOINT:
-        checkpoint = os.path.join(folder, "checkpoints",
-                                  "model.ckpt-%d" % event.step)
-        accuracy = classifier.evaluate(
-            input_fn, checkpoint_path=checkpoint)["accuracy"]
-        events.append(tf.Event(
-            wall_time=event.wall_time, step=event.step,
-            summary=tf.Summary(value=[tf.Summary.Value(
-                tag="test_accuracy", simple_value=accuracy)])))
-        print("Step %d, after %.1f s: %.4f" % (
-            event.step, event.wall_time - start, accuracy), flush=True)
-  cnn_mnist.join_threads(threads)
+  with cnn_mnist.borrow_tensorflow():
+    for path in glob.glob(os.path.join(folder, "model", "events.*")):
+      for event in tf.train.summary_iterator(path):
+        if event.session_log.status == tf.SessionLog.CHECKPOINT:
+          checkpoint = os.path.join(folder, "checkpoints",
+                                    "model.ckpt-%d" % event.step)
+          accuracy = classifier.evaluate(
+              input_fn, checkpoint_path=checkpoint)["accuracy"]
+          events.append(tf.Event(
+              wall_time=event.wall_time, step=event.step,
+              summary=tf.Summary(value=[tf.Summary.Value(
+                  tag="test_accuracy", simple_value=accuracy)])))
+          print("Step %d, after %.1f s: %.4f" % (
+              event.step, event.wall_time - start, accuracy), flush=True)
   os.makedirs(os.path.join(folder, "curve"))
   with tf.io.TFRecordWriter(
       os.path.join(folder, "curve", "events.out.tfevents.%d" % start)) as f:

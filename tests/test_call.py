@@ -16,7 +16,8 @@ import tensorflow.compat.v1 as tf
 
 import cnn_mnist
 from conftest import (
-    ROOT, SCRIPT, arguments_of as arguments, parse_result, step_of)
+    ROOT, SCRIPT, arguments_of as arguments, finish, parse_result, result_of,
+    run_script, step_of)
 
 
 def state():
@@ -216,6 +217,41 @@ def test_notebook(kernel, flags, tmp_path):
   output = kernel("cnn_mnist.main(%r)" % arguments(
       flags, train_steps=step + 2))
   assert "'global_step': %d" % (step + 2) in output
+
+
+@pytest.mark.skipif(tf.__version__.startswith("1."),
+                    reason="TensorFlow 1 has one behavior")
+def test_program_of_tensorflow_2(flags, tmp_path):
+  """It is one again after main(), where a seed gives the script's weights."""
+  flags.update(train_steps=5, seed=7)
+  expected = run_script(dict(flags, model_dir=tmp_path / "by_script"),
+                        process=True)
+  code = """if True:
+    import sys, cnn_mnist, tensorflow as tf
+    double = tf.function(lambda x: 2 * x)
+    variable = tf.Variable(double(1))
+    cnn_mnist.main(sys.argv[1:])
+    try:
+      cnn_mnist.main(sys.argv[1:] + ["--learning_rate=1e9", "--train_steps=50"])
+    except cnn_mnist.UserError as e:
+      print(e)
+    model = tf.keras.Sequential([tf.keras.layers.Dense(1)])
+    model.compile("sgd", "mse")
+    model.fit(tf.ones([4, 2]), tf.ones([4, 1]), verbose=0)
+    print(double(variable).numpy() + len(model.weights))"""
+  result = finish(subprocess.Popen(
+      [sys.executable, "-c", code] + arguments(
+          flags, model_dir=tmp_path / "called"),
+      env=dict(os.environ, PYTHONPATH=ROOT), stdout=subprocess.PIPE,
+      stderr=subprocess.PIPE, universal_newlines=True), 300)
+  assert result.returncode == 0, result.stderr
+  first, error, last = result.stdout.splitlines(True)
+  assert parse_result(first) == result_of(expected)
+  assert "--learning_rate=1e+09" in error and last == "6\n"
+  for name, _ in tf.train.list_variables(str(tmp_path / "by_script")):
+    np.testing.assert_array_equal(*[
+        tf.train.load_variable(str(tmp_path / way / "model.ckpt-5"), name)
+        for way in ("by_script", "called")])
 
 
 def test_interactive_python(flags, tmp_path):

@@ -100,7 +100,7 @@ def test_damaged_checkpoint_in_a_relative_directory(flags, tmp_path, relative,
   (tmp_path / "model" / "model.ckpt-4.index").write_bytes(b"")
   # As when a run ends after the repair, before a checkpoint of its own.
   monkeypatch.chdir(tmp_path)
-  cnn_mnist.find_checkpoint(str(flags["model_dir"]), repair=True)
+  cnn_mnist.read_checkpoint(str(flags["model_dir"]), repair=True)
   text = (tmp_path / "model" / "checkpoint").read_text()
   assert 'model_checkpoint_path: "model.ckpt-2"' in text and "/" not in text
   (tmp_path / "model").rename(tmp_path / "moved")

@@ -8,6 +8,7 @@ import struct
 import subprocess
 import sys
 import time
+import warnings
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -184,6 +185,25 @@ def test_black_and_white(digits, tmp_path, name):
       cnn_mnist.read_picture(str(tmp_path / name)))
 
 
+@pytest.mark.parametrize("shape", [
+    (1, 1), (1, 256), (256, 1), (2, 200), (200, 2), (4, 256)])
+def test_thin_picture(tmp_path, shape):
+  """A digit or not: no warning of an empty mean, and no NaN."""
+  path = str(tmp_path / "thin.png")
+  for ink, page in ((0, 255), (255, 0)):
+    pixels = np.full(shape, page, np.uint8)
+    pixels[shape[0] // 4:shape[0] * 3 // 4, shape[1] // 4:] = ink
+    Image.fromarray(pixels).save(path)
+    with warnings.catch_warnings():
+      warnings.simplefilter("error")
+      try:
+        digit = cnn_mnist.read_picture(path)
+      except cnn_mnist.UserError as e:
+        assert "no digit" in str(e)
+      else:
+        assert digit.shape == (28, 28) and digit.min() == 0 and digit.max() == 1
+
+
 def test_decompression_bomb(tmp_path):
   """A small JPEG that claims 13,000 x 13,000 pixels is refused at once."""
   path = str(tmp_path / "bomb.jpg")
@@ -251,14 +271,14 @@ def test_checkpoint_that_is_deleted_meanwhile(flags, picture, capsys,
   assert run_script(dict(flags, train_steps=1)).returncode == 0
   cnn_mnist.main(argv)
   expected = capsys.readouterr().out
-  find_checkpoint = cnn_mnist.find_checkpoint
+  read_checkpoint = cnn_mnist.read_checkpoint
 
   def find_and_delete(model_dir):
-    variables = find_checkpoint(model_dir)
+    variables = read_checkpoint(model_dir)
     shutil.rmtree(model_dir)
     return variables
 
-  monkeypatch.setattr(cnn_mnist, "find_checkpoint", find_and_delete)
+  monkeypatch.setattr(cnn_mnist, "read_checkpoint", find_and_delete)
   cnn_mnist.main(argv)
   assert capsys.readouterr().out == expected
   assert len(parse_predictions(expected)) == 1
