@@ -325,9 +325,9 @@ def save_again(model_dir, **changes):
     ({"beta1_power": lambda _: np.float32(0.9)},
      ["beta1_power", "absent here", "optimizer"]),
     ({"dense_1__bias": lambda bias: bias * np.nan},
-     ["dense_1/bias", "not finite", "an earlier one"]),
+     ["dense_1/bias", "not finite", "an earlier checkpoint"]),
     ({"conv2d__kernel": lambda kernel: kernel + np.inf},
-     ["conv2d/kernel", "not finite", "an earlier one"]),
+     ["conv2d/kernel", "not finite", "an earlier checkpoint"]),
 ])
 def test_variables_that_do_not_fit(flags, tmp_path, picture, changes, words):
   """Of another type, of Adam, or ruined: told with advice that keeps them."""

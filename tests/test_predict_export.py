@@ -439,7 +439,7 @@ def test_export_dir_not_writable(flags, tmp_path, what):
     path.mkdir()
     path.chmod(0o555)
   result = run_script(dict(flags, export_dir=path), prefix=UNPRIVILEGED)
-  result.check_error("--export_dir=%s can't be written" % path)
+  result.check_error("--export_dir=%s is no writable directory" % path)
   assert "At step" not in result.stderr
 
 
