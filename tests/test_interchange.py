@@ -53,7 +53,7 @@ def models(pythons, digits_dir, tmp_path_factory):
     directory = tmp_path_factory.mktemp(name)
     result = run_script({
         "data_dir": digits_dir, "model_dir": directory / "model",
-        "train_steps": 100, "learning_rate": 0.1,
+        "train_steps": 100, "learning_rate": 0.03,
         "export_dir": directory / "export"}, python=pythons[name])
     exported, = (directory / "export").iterdir()
     written[name] = str(directory / "model"), str(exported), result_of(result)
@@ -90,11 +90,11 @@ def test_continue(pythons, models, digits_dir, tmp_path, writer, reader):
   copy = str(tmp_path / "model")
   shutil.copytree(model_dir, copy)
   result = run_script({"data_dir": digits_dir, "model_dir": copy,
-                       "train_steps": 110, "learning_rate": 0.01},
+                       "train_steps": 200, "learning_rate": 0.03},
                       python=pythons[reader])
-  assert "At step 100 of 110: training" in result.stderr
+  assert "At step 100 of 200: training" in result.stderr
   later_accuracy, later_loss, step = result_of(result)
-  assert step == step_of(copy) == 110
+  assert step == step_of(copy) == 200
   # It learned more, from where the other had come.
   assert later_loss < loss and later_accuracy > accuracy - 0.1
   before, after = [tf.train.load_variable(directory, "conv2d/kernel")
