@@ -458,8 +458,8 @@ DOWNLOAD_SECS = 600  # So is it after this: 10 MB at 17 kB/s take as long.
 def load_mnist(data_dir):
   """Loads MNIST, or another data set in four files of the same format.
 
-  Bit-identical to tf.contrib.learn.datasets.load_dataset("mnist"): the first
-  twelfth of the training images, 5,000 of MNIST's 60,000, is left out.
+  The arrays are the tutorial's, bit for bit: as there, the first twelfth of the
+  training images, 5,000 of MNIST's 60,000, is left out.
 
   Returns (train_data, train_labels), (eval_data, eval_labels): data float32
   [N, 784] in [0, 1], labels int32 [N] in 0..9. MNIST has N = 55,000 and 10,000.
