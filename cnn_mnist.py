@@ -737,13 +737,13 @@ def extract_ink(grey):
   dark = small.mean() < median.mean()
   # Closing fills what is narrower than half the picture, and leaves the page.
   width = max(grey.shape) // 2 + 1
-  around = np.pad(grey if dark else -grey, width, "edge")
-  page = ndimage.grey_closing(around, width)[width:-width, width:-width]
+  padded = np.pad(grey if dark else -grey, width, "edge")
+  page = ndimage.grey_closing(padded, width)[width:-width, width:-width]
   ink = (page - grey) / (page + 0.1) if dark else page + grey
   peak = np.percentile(ink, 99.9)
   sides = ink[0], ink[-1], ink[:, 0], ink[:, -1]
   if peak < max(0.1, 8 * np.median(np.concatenate(sides))):
-    return None  # It is noise.
+    return None  # It is too weak, or mere noise.
   # The lines of paper cross two sides or more, and are weaker than the digit.
   lines = 1.3 * sorted(side.max() for side in sides)[-2]
   weak = max(peak / 4, lines if lines < 0.7 * peak else 0)
@@ -752,8 +752,8 @@ def extract_ink(grey):
   # Of parts that are some pixels apart, those with little ink are specks.
   parts, count = ndimage.label(ndimage.binary_dilation(digit, iterations=2))
   weights = ndimage.sum(ink * digit, parts, range(count + 1))
-  near = (weights > weights.max() / 8)[parts]
-  ink = np.float32(np.clip(ink / peak, 0, 1) * near)  # With its faint edges
+  kept = (weights > weights.max() / 8)[parts]
+  ink = np.float32(np.clip(ink / peak, 0, 1) * kept)  # With its faint edges
   box, = ndimage.find_objects((ink > 0.01).astype(int))
   return ink[box]
 
