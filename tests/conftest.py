@@ -189,6 +189,16 @@ def run_script(flags, *arguments, **options):
   return finish(start_script(flags, *arguments, **options), timeout)
 
 
+def run_code(python, code, *arguments):
+  """Runs Python code with cnn_mnist on its path; returns its stdout."""
+  result = finish(subprocess.Popen(
+      [python, "-c", code] + list(arguments), stdout=subprocess.PIPE,
+      stderr=subprocess.PIPE, universal_newlines=True,
+      env=dict(os.environ, PYTHONPATH=ROOT, TF_CPP_MIN_LOG_LEVEL="3")), 120)
+  assert result.returncode == 0, result.stderr
+  return result.stdout.strip()
+
+
 def finish(process, timeout):
   """Waits for a process with pipes; returns its Result."""
   try:

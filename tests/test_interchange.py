@@ -4,7 +4,6 @@ TF1_PYTHON and TF2_PYTHON, in the environment, are interpreters that have them.
 """
 import os
 import shutil
-import subprocess
 import sys
 
 import numpy as np
@@ -12,7 +11,7 @@ import pytest
 import tensorflow.compat.v1 as tf
 
 import cnn_mnist
-from conftest import ROOT, result_of, run_script, step_of
+from conftest import result_of, run_code, run_script, step_of
 
 directions = pytest.mark.parametrize(
     "writer,reader", [("TF1", "TF2"), ("TF2", "TF1")])
@@ -32,17 +31,6 @@ def pythons():
     assert "TF" + version[0] == name, "%s has TensorFlow %s" % (
         variable, version)
   return found
-
-
-def run_code(python, code, *arguments):
-  """Runs Python code with cnn_mnist on its path; returns its stdout."""
-  process = subprocess.Popen(
-      [python, "-c", code] + list(arguments), stdout=subprocess.PIPE,
-      stderr=subprocess.PIPE, universal_newlines=True,
-      env=dict(os.environ, PYTHONPATH=ROOT, TF_CPP_MIN_LOG_LEVEL="3"))
-  stdout, stderr = process.communicate(timeout=120)
-  assert process.returncode == 0, stderr
-  return stdout.strip()
 
 
 @pytest.fixture(scope="module")

@@ -273,12 +273,12 @@ def test_checkpoint_that_is_deleted_meanwhile(flags, picture, capsys,
   expected = capsys.readouterr().out
   read_checkpoint = cnn_mnist.read_checkpoint
 
-  def find_and_delete(model_dir):
+  def read_and_delete(model_dir):
     variables = read_checkpoint(model_dir)
     shutil.rmtree(model_dir)
     return variables
 
-  monkeypatch.setattr(cnn_mnist, "read_checkpoint", find_and_delete)
+  monkeypatch.setattr(cnn_mnist, "read_checkpoint", read_and_delete)
   cnn_mnist.main(argv)
   assert capsys.readouterr().out == expected
   assert len(parse_predictions(expected)) == 1
