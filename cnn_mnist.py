@@ -23,9 +23,9 @@ import http.client
 import logging
 import os
 import pathlib
+import platform
 import re
 import signal
-import socket
 import sys
 import tempfile
 import threading
@@ -34,22 +34,21 @@ import urllib.request
 import warnings
 import zlib
 
-if __name__ == "__main__":
-  # TensorFlow reads these when it is imported. Without a GPU, hide what it says
-  # about CUDA. With one (/dev/dxg is WSL's), that tells what is missing.
-  has_gpu = os.path.exists("/dev/nvidiactl") or os.path.exists("/dev/dxg")
-  os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1" if has_gpu else "3")
-  # Faster kernels, which TensorFlow 2 leaves off on CPUs without AVX-512.
+# TensorFlow reads these when it is imported. Without a GPU, hide what it says
+# about CUDA. With one (/dev/dxg is WSL's), that tells what is missing.
+HAS_GPU = os.path.exists("/dev/nvidiactl") or os.path.exists("/dev/dxg")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1" if HAS_GPU else "3")
+# TensorFlow 2 leaves these faster kernels off on x86 CPUs without AVX-512.
+if platform.machine() in ("x86_64", "AMD64"):
   os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
-  # Outside of training (see StopOnSignalHook), Ctrl-C ends the process at once,
-  # even inside TensorFlow, unless there is a prompt to return to.
-  has_prompt = sys.flags.inspect or hasattr(sys, "ps1")
-  on_interrupt = signal.getsignal(signal.SIGINT)
-  if on_interrupt == signal.default_int_handler and not has_prompt:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 import numpy as np  # noqa: E402
 import tensorflow.compat.v1 as tf  # noqa: E402
+
+# Hide deprecations: TensorFlow 1's API is used on purpose.
+tf.get_logger().addFilter(lambda record: record.filename not in (
+    "deprecation.py", "module_wrapper.py"))
+tf.disable_v2_behavior()
 
 
 def cnn_model_fn(features, labels, mode, params=None):
@@ -106,8 +105,7 @@ def cnn_model_fn(features, labels, mode, params=None):
     hits = tf.equal(predictions["classes"], tf.cast(labels, tf.int64))
     tf.summary.scalar("accuracy", tf.reduce_mean(tf.cast(hits, tf.float32)))
     tf.summary.image("digits", input_layer, max_outputs=3)
-    return tf.estimator.EstimatorSpec(mode=mode, loss=loss, train_op=train_op,
-                                      training_hooks=[DivergenceHook(loss)])
+    return tf.estimator.EstimatorSpec(mode=mode, loss=loss, train_op=train_op)
 
   # Add evaluation metrics (for EVAL mode)
   accuracy = tf.metrics.accuracy(
@@ -123,48 +121,47 @@ def main(argv=()):
   the user can solve; SystemExit after --help, a bad flag or picture, a signal.
   """
   args = parse_flags(argv)
-  with borrow_tensorflow(), contextlib.ExitStack() as cleanup:
-    check_environment()
-    if args.predict:
-      classify_pictures(args)
-      return
-    config = make_config(args)
-    if config.is_chief:
-      cleanup.enter_context(claim_model_dir(args))
+  set_up_logging()
+  check_environment()
+  if args.predict:
+    classify_pictures(args)
+    return
+  config = make_config(args)
+  if config.is_chief:  # Tell early what can't be written.
+    make_directory(args.model_dir, "model_dir")
+    make_directory(args.export_dir, "export_dir")
 
-    # Load training and eval data
-    ((train_data, train_labels),
-     (eval_data, eval_labels)) = load_mnist(args.data_dir)
-    if args.seed is not None:  # numpy_input_fn's shuffle takes no seed.
-      order = np.random.RandomState(args.seed).permutation(len(train_labels))
-      train_data, train_labels = train_data[order], train_labels[order]
-    train_input_fn = tf.estimator.inputs.numpy_input_fn(
-        x={"x": train_data}, y=train_labels, batch_size=args.batch_size,
-        num_epochs=None, shuffle=args.seed is None)
-    eval_input_fn = tf.estimator.inputs.numpy_input_fn(
-        x={"x": eval_data}, y=eval_labels, num_epochs=1, shuffle=False)
+  # Load training and eval data
+  ((train_data, train_labels),
+   (eval_data, eval_labels)) = load_mnist(args.data_dir)
+  if args.seed is not None:  # numpy_input_fn's shuffle takes no seed.
+    order = np.random.RandomState(args.seed).permutation(len(train_labels))
+    train_data, train_labels = train_data[order], train_labels[order]
+  train_input_fn = tf.estimator.inputs.numpy_input_fn(
+      x={"x": train_data}, y=train_labels, batch_size=args.batch_size,
+      num_epochs=None, shuffle=args.seed is None)
+  eval_input_fn = tf.estimator.inputs.numpy_input_fn(
+      x={"x": eval_data}, y=eval_labels, num_epochs=1, shuffle=False)
 
-    # Create the Estimator
-    mnist_classifier = tf.estimator.Estimator(
-        model_fn=cnn_model_fn, config=config,
-        params={"learning_rate": args.learning_rate})
+  # Create the Estimator
+  mnist_classifier = tf.estimator.Estimator(
+      model_fn=cnn_model_fn, config=config,
+      params={"learning_rate": args.learning_rate})
 
-    # Set up logging for predictions
-    logging_hook = tf.train.LoggingTensorHook(
-        tensors={"probabilities": "softmax_tensor"},
-        every_n_iter=args.log_every_n_iter)
+  # Set up logging for predictions
+  logging_hook = tf.train.LoggingTensorHook(
+      tensors={"probabilities": "softmax_tensor"},
+      every_n_iter=args.log_every_n_iter)
 
-    # Train the model
-    train_model(mnist_classifier, train_input_fn, eval_input_fn,
-                args.train_steps, [logging_hook])
+  # Train the model
+  train_model(mnist_classifier, train_input_fn, eval_input_fn,
+              args.train_steps, [logging_hook])
 
-    # Evaluate the model and print results
-    if args.bfloat16:  # Undo make_config's: evaluate in float32.
-      config.session_config.ClearField("graph_options")
-    if config.is_chief:
-      print(mnist_classifier.evaluate(input_fn=eval_input_fn), flush=True)
-      if args.export_dir:
-        export_model(mnist_classifier, args.export_dir)
+  # Evaluate the model and print results
+  if config.is_chief:
+    print(mnist_classifier.evaluate(input_fn=eval_input_fn))
+    if args.export_dir:
+      export_model(mnist_classifier, args.export_dir)
 
 
 # ---- Flags, logging, configuration -------------------------------------------
@@ -176,9 +173,10 @@ class UserError(Exception):
 def parse_flags(argv):
   """Returns the flags; exits with an error and code 2 if one is wrong."""
   def path(text):
-    if not text:
-      raise argparse.ArgumentTypeError("it names no file or directory")
-    return os.path.expanduser(text)
+    expanded = os.path.expanduser(text)
+    if not text or expanded.startswith("~"):  # There is no such home directory.
+      raise argparse.ArgumentTypeError(f"{text!r} names no file or directory")
+    return expanded
 
   parser = argparse.ArgumentParser(
       prog="cnn_mnist.py", allow_abbrev=False,
@@ -198,7 +196,8 @@ def parse_flags(argv):
       help="save a checkpoint every this many steps")
   add("--seed", type=int, help="of the random numbers, to repeat a run")
   add("--bfloat16", action="store_true",
-      help="multiply in bfloat16, on a CPU where that is faster")
+      help="multiply in bfloat16: faster on CPUs with amx_bf16, and on AMD's "
+      "with avx512_bf16; needs TensorFlow 2")
   add("--predict", type=path, nargs="+", metavar="PICTURE",
       help="classify pictures (PNG, JPEG, GIF, BMP) instead of training")
   add("--export_dir", type=path, help="write a SavedModel into it at the end")
@@ -213,50 +212,27 @@ def parse_flags(argv):
     parser.error("--learning_rate must be a finite number above 0")
   if "://" in args.data_dir:
     parser.error(f"--data_dir={args.data_dir}: copy it to this machine first")
+  if args.bfloat16 and tf.__version__.startswith("1."):
+    parser.error("--bfloat16 needs TensorFlow 2")
   # TensorFlow takes these for wildcards when it looks for checkpoints.
   if re.search(r"[][*?]" if os.name == "nt" else r"[][*?\\]", args.model_dir):
     parser.error("--model_dir must not contain [ ] * ? or \\")
   return args
 
 
-@contextlib.contextmanager
-def borrow_tensorflow():
-  """Within it, TensorFlow acts as version 1 and logs to stderr; then as before.
-
-  With the behavior of TensorFlow 2, seeds repeat nothing, the log counts steps
-  from 0, and TensorFlow 1.15 can't read a SavedModel.
-  """
-  logger, handler = tf.get_logger(), logging.StreamHandler()
+def set_up_logging():
+  """Lets TensorFlow log to stderr from now on, a line for each message."""
+  handler = logging.StreamHandler()
   handler.setFormatter(logging.Formatter(
       "%(asctime)s %(levelname)s %(message)s", "%H:%M:%S"))
-  # Hide deprecations, since the v1 API is used on purpose, and what Estimator
-  # says of its configuration (half a page) and its graphs.
-  handler.addFilter(lambda record: not (
-      record.filename in ("deprecation.py", "module_wrapper.py") or
-      re.match("Using|Calling model|Done calling model", str(record.msg))))
-  level, propagate, handlers = logger.level, logger.propagate, logger.handlers
+  # Hide what Estimator says of its configuration (half a page) and its graphs.
+  handler.addFilter(lambda record: not re.match(
+      "Using|Calling model|Done calling model", str(record.msg)))
+  logger = tf.get_logger()
   logger.setLevel(logging.INFO)
+  # In place of TensorFlow's own, and of the one of an earlier call.
   logger.propagate, logger.handlers = False, [handler]
-  is_v2, threads = tf.executing_eagerly(), threading.enumerate()
-  tf.disable_v2_behavior()
-  try:
-    # Of a batch's probabilities, log the first and the last five rows.
-    with warnings.catch_warnings(), np.printoptions(
-        precision=3, threshold=100, edgeitems=5):
-      warnings.filterwarnings("ignore", "`tf.layers")
-      yield
-  finally:
-    logger.setLevel(level)
-    logger.propagate, logger.handlers = propagate, handlers
-    if is_v2:
-      tf.reset_default_graph()  # TensorFlow refuses the next if one is in use.
-      tf.enable_v2_behavior()
-    # A process may abort if it ends while a thread is inside TensorFlow, which
-    # does not itself wait for the ones that cancel the queue of an input.
-    tf.summary.FileWriterCache.clear()
-    for thread in set(threading.enumerate()) - set(threads):
-      if type(thread) is threading.Thread:  # Not a debugger's own kind of it
-        thread.join(timeout=10)
+  warnings.filterwarnings("ignore", "`tf.layers")
 
 
 def check_environment():
@@ -291,17 +267,10 @@ def make_config(args):
   except (ValueError, TypeError, AttributeError, KeyError) as e:
     raise UserError("TF_CONFIG is wrong: " + " ".join(str(e).split()))
   if args.bfloat16:
-    info = pathlib.Path("/proc/cpuinfo")  # Linux has it.
-    is_fast = info.exists() and re.search(
-        "(?s)amx_bf16|AuthenticAMD.*avx512_bf16", info.read_text())
-    if not is_fast or tf.__version__.startswith("1."):
-      raise UserError("--bfloat16 needs TensorFlow 2 and a CPU that is faster "
-                      "with it: one with amx_bf16, or AMD's with avx512_bf16")
     session_config = config.session_config or tf.ConfigProto(
         allow_soft_placement=True)
-    if config.task_type != "evaluator":
-      rewriter = session_config.graph_options.rewrite_options
-      rewriter.auto_mixed_precision_onednn_bfloat16 = rewriter.ON
+    rewriter = session_config.graph_options.rewrite_options
+    rewriter.auto_mixed_precision_onednn_bfloat16 = rewriter.ON
     config = config.replace(session_config=session_config)
   return config
 
@@ -310,51 +279,38 @@ def make_config(args):
 
 def train_model(classifier, train_input_fn, eval_input_fn, last_step, hooks):
   """Trains to last_step or a signal, alone or as a task of TF_CONFIG's job."""
-  config, model_dir = classifier.config, classifier.model_dir
-  if config.is_chief:
-    saved = read_checkpoint(model_dir, repair=True)
-    if saved:
-      with tf.Graph().as_default():
-        check_network(classifier, *train_input_fn(),
-                      tf.estimator.ModeKeys.TRAIN, saved)
-    step = saved.get("global_step", 0)
-    todo = "training" if step < last_step else "no training, it is done"
-    tf.logging.info(f"At step {step} of {last_step}: {todo}. Checkpoints are "
-                    f"in {model_dir}")
-  stop = StopOnSignalHook()
+  config, stop = classifier.config, StopOnSignalHook()
   hooks = [*hooks, ProgressHook(last_step), stop]
-  try:
-    if config.num_worker_replicas + config.num_ps_replicas == 1:
-      classifier.train(train_input_fn, hooks, max_steps=last_step)
-    else:
-      tf.logging.info("Running as %s; training waits for the parameter servers "
-                      "%s", config.task_type,
-                      config.cluster_spec.as_dict().get("ps", "of the job"))
-      tf.estimator.train_and_evaluate(
-          classifier, tf.estimator.TrainSpec(train_input_fn, last_step, hooks),
-          tf.estimator.EvalSpec(eval_input_fn, steps=None, start_delay_secs=0,
-                                throttle_secs=10))
-  except tf.train.NanLossDuringTrainingError:
-    rate = classifier.params.get("learning_rate", 0.001)
-    raise UserError("the loss became NaN, infinite or 100 times the first one: "
-                    f"give a tenth of --learning_rate={rate:g} or less, and if "
-                    "that fails, another --model_dir")
-  except ValueError:  # "Parent directory doesn't exist", among other things
-    if tf.io.gfile.exists(model_dir):
-      raise
-    raise UserError(f"--model_dir={model_dir} was deleted")
-  finally:
-    stop.end(session=None)  # After an error, TensorFlow doesn't call it.
-  if stop.signum:
-    name = signal.Signals(stop.signum).name
-    tf.logging.info(f"Stopped by signal {stop.signum} ({name}), checkpoint "
-                    "saved: the same command resumes from there")
-    sys.exit(128 + stop.signum)
-  # If saving a checkpoint fails, TensorFlow may end without an error.
-  if config.is_chief and classifier.get_variable_value(
-      "global_step") < last_step:
-    raise UserError(f"the training ended before step {last_step}: --model_dir="
-                    f"{model_dir} takes no more. Is the size of files limited?")
+  # Of a batch's probabilities, log the first and the last five rows.
+  with claim_model_dir(config), stop, np.printoptions(
+      precision=3, threshold=100, edgeitems=5):
+    if config.is_chief:
+      _, step = find_checkpoint(config.model_dir)
+      todo = "training" if step < last_step else "no training, it is done"
+      tf.logging.info(f"At step {step} of {last_step}: {todo}. Checkpoints are "
+                      f"in {config.model_dir}")
+    try:
+      if config.num_worker_replicas + config.num_ps_replicas == 1:
+        classifier.train(train_input_fn, hooks, max_steps=last_step)
+      else:
+        tf.logging.info("Running as %s; training waits for the parameter "
+                        "servers %s", config.task_type,
+                        config.cluster_spec.as_dict().get("ps", "of the job"))
+        tf.estimator.train_and_evaluate(
+            classifier,
+            tf.estimator.TrainSpec(train_input_fn, last_step, hooks),
+            tf.estimator.EvalSpec(eval_input_fn, steps=None, throttle_secs=10,
+                                  start_delay_secs=0))
+    except tf.train.NanLossDuringTrainingError:
+      rate = classifier.params.get("learning_rate", 0.001)
+      raise UserError("the loss became NaN: give a tenth of --learning_rate="
+                      f"{rate:g} or less, and if that fails, another "
+                      "--model_dir")
+    if stop.signum:
+      name = signal.Signals(stop.signum).name
+      tf.logging.info(f"Stopped by signal {stop.signum} ({name}), checkpoint "
+                      "saved: the same command resumes from there")
+      sys.exit(128 + stop.signum)
 
 
 def export_model(classifier, export_dir):
@@ -364,17 +320,6 @@ def export_model(classifier, export_dir):
         {"x": tf.placeholder(tf.float32, [None, 28, 28])})
   path = classifier.export_saved_model(export_dir, receiver_fn)
   tf.logging.info("Exported to %s", tf.compat.as_str(path))
-
-
-class DivergenceHook(tf.train.NanTensorHook):
-  """Ends a training whose loss is NaN, infinite or 100 times the first one."""
-  limit = None
-
-  def after_run(self, run_context, run_values):
-    if self.limit is None:  # At first, the loss is ln 10 = 2.3 or so.
-      self.limit = 100 * max(1, run_values.results)
-    if not run_values.results < self.limit:  # Also true of NaN
-      raise tf.train.NanLossDuringTrainingError
 
 
 class ProgressHook(tf.train.StepCounterHook):
@@ -395,46 +340,36 @@ class ProgressHook(tf.train.StepCounterHook):
 class StopOnSignalHook(tf.train.SessionRunHook):
   """Ends the training at a signal, after its step and with a checkpoint.
 
-  A second one ends the process at once, even while TensorFlow waits for ever:
-  Python calls no handler then, but still writes the signal's number to the
-  wakeup descriptor, where a thread reads it.
+  A second signal, half a second later or more, ends the process at once. As a
+  context manager, it gives the signals their former handlers back.
   """
-  signals = {signal.SIGINT, signal.SIGTERM,
-             getattr(signal, "SIGHUP", signal.SIGTERM)}  # Windows has none.
-  signum = undo = None
+  signum = None
+
+  def __enter__(self):
+    self._former = {}
+    return self
 
   def after_create_session(self, session, coord):
-    if self.undo or threading.current_thread() != threading.main_thread():
+    if self._former or threading.current_thread() != threading.main_thread():
       return  # The session was lost and made anew, or no handler may be set.
-    receiver, sender = socket.socketpair()
-    sender.setblocking(False)
-    thread = threading.Thread(target=self._watch, args=[receiver], daemon=True)
-    thread.start()
-    self.undo = contextlib.ExitStack()  # It undoes the last thing first.
-    self.undo.callback(thread.join)
-    self.undo.callback(sender.close)  # That ends the thread.
-    self.undo.callback(signal.set_wakeup_fd,
-                       signal.set_wakeup_fd(sender.fileno()))
-    for signum in self.signals:
+    for signum in {signal.SIGINT, signal.SIGTERM,  # Windows has no SIGHUP.
+                   getattr(signal, "SIGHUP", signal.SIGTERM)}:
       if signal.getsignal(signum) not in (signal.SIG_IGN, None):
-        self.undo.callback(signal.signal, signum,
-                           signal.signal(signum, lambda *_: None))
+        self._former[signum] = signal.signal(signum, self._handle)
 
-  def _watch(self, receiver):
-    with receiver:
-      for byte in iter(lambda: receiver.recv(1), b""):
-        if byte[0] in self.signals and not self.signum:
-          self.signum, first = byte[0], time.monotonic()
-        elif byte[0] in self.signals and time.monotonic() - first > 0.5:
-          os._exit(128 + byte[0])  # (timeout(1) sends the first one twice.)
+  def _handle(self, signum, frame):
+    if not self.signum:
+      self.signum, self._first = signum, time.monotonic()
+    elif time.monotonic() - self._first > 0.5:
+      os._exit(128 + signum)  # (timeout(1) sends the first one twice.)
 
   def after_run(self, run_context, run_values):
     if self.signum:
       run_context.request_stop()
 
-  def end(self, session):
-    if self.undo:
-      self.undo.close()
+  def __exit__(self, *error):
+    for signum, handler in self._former.items():
+      signal.signal(signum, handler)
 
 
 # ---- Data --------------------------------------------------------------------
@@ -554,23 +489,21 @@ def download(name, data_dir):
 # ---- Model directory ---------------------------------------------------------
 
 @contextlib.contextmanager
-def claim_model_dir(args):
-  """Locks --model_dir while it lasts. Tells early what can't be written."""
-  make_directory(args.model_dir, "model_dir")
-  make_directory(args.export_dir, "export_dir")
-  can_lock = "://" not in args.model_dir and os.name == "posix"
-  with open(os.path.join(args.model_dir, ".lock") if can_lock else os.devnull,
-            "a") as lock:
-    if can_lock:
-      import fcntl
-      try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-      except BlockingIOError:
-        raise UserError(f"--model_dir={args.model_dir} is in use by another "
-                        "run: wait for it, or give another --model_dir")
-      except OSError as e:  # Some network file systems have no locks.
-        tf.logging.warning("--model_dir=%s can't be locked (%s): let no other "
-                           "run use it", args.model_dir, e.strerror)
+def claim_model_dir(config):
+  """Locks the chief's model_dir while it lasts: for one training at a time."""
+  if not config.is_chief or "://" in config.model_dir or os.name != "posix":
+    yield
+    return
+  import fcntl
+  with open(os.path.join(config.model_dir, ".lock"), "a") as lock:
+    try:
+      fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+      raise UserError(f"--model_dir={config.model_dir} is in use by another "
+                      "run: wait for it, or give another --model_dir")
+    except OSError as e:  # Some network file systems have no locks.
+      tf.logging.warning("--model_dir=%s can't be locked (%s): let no other "
+                         "run use it", config.model_dir, e.strerror)
     yield
 
 
@@ -585,69 +518,26 @@ def make_directory(path, flag):
     raise UserError(f"--{flag}={path} is no writable directory: {e.strerror}")
 
 
-def read_checkpoint(model_dir, repair=False):
-  """Returns the variables, {name: array}, of the checkpoint to use, or {}.
+def find_checkpoint(model_dir):
+  """Returns path and step of the checkpoint to go on from, or None and 0.
 
-  It is the one that the file "checkpoint" names or, if that is damaged, the
-  newest that is not; with repair, the file then names that one.
+  The file "checkpoint" names it. If that names none that is in model_dir, and
+  TensorFlow would silently start over, UserError is raised.
   """
-  if not tf.io.gfile.exists(os.path.join(model_dir, "checkpoint")):
-    return {}
+  problem = 'the file "checkpoint" names none that is there'
   try:
-    state = tf.train.get_checkpoint_state(model_dir)
-    named = [*state.all_model_checkpoint_paths, state.model_checkpoint_path]
-  except (ValueError, AttributeError):  # The file is empty or damaged.
-    named = []
-  # After a move or a copy they are here, not where the file still says.
-  here = [os.path.join(model_dir, os.path.basename(path)) for path in named]
-  paths = [path if tf.io.gfile.exists(path + ".index") else old
-           for path, old in zip(here, named)]
-  for path in dict.fromkeys(reversed(paths)):  # Each one once, in this order
-    try:
-      reader = tf.train.load_checkpoint(path)
-      variables = {name: np.asarray(reader.get_tensor(name))  # Checks its CRC
-                   for name in reader.get_variable_to_shape_map()}
-    except (tf.errors.OpError, IndexError) as e:  # IndexError: it is truncated.
-      if "permission denied" in str(e).lower():
-        raise
-      tf.logging.warning("Passing over a damaged checkpoint: %s (%s)", path, e)
-      continue
-    if repair and path != named[-1]:
-      # Older ones stay listed, so that TensorFlow deletes them in time. All are
-      # relative, so that the directory can be moved.
-      kept = [os.path.relpath(p, model_dir) if os.path.isabs(model_dir) else p
-              for p in paths[:paths.index(path) + 1]]
-      tf.train.update_checkpoint_state(model_dir, kept[-1], kept)
-    return variables
-  if named and tf.train.latest_checkpoint(model_dir) not in (
-      [None, *named, *here]):  # A training has deleted all these meanwhile.
-    return read_checkpoint(model_dir, repair)
-  raise UserError(f"--model_dir={model_dir} has no checkpoint that can be "
-                  "read: give another --model_dir")
-
-
-def check_network(classifier, features, labels, mode, variables):
-  """Builds the network, and raises UserError unless a checkpoint fits it.
-
-  Returns the EstimatorSpec. Only in training must no variable be left over.
-  """
-  tf.train.create_global_step()
-  spec = classifier.model_fn(features, labels, mode, classifier.config)
-  here = {v.op.name: f"{v.dtype.base_dtype.name} {v.shape.as_list()}"
-          for v in tf.global_variables()}
-  there = {name: f"{value.dtype.name} {list(value.shape)}"
-           if value.dtype.kind != "f" or np.isfinite(value).all()
-           else "not finite" for name, value in variables.items()}
-  is_training = mode == tf.estimator.ModeKeys.TRAIN
-  for name in sorted({**here, **there} if is_training else here):
-    ours, theirs = here.get(name, "absent"), there.get(name, "absent")
-    if ours != theirs:
-      raise UserError(
-          f"--model_dir={classifier.model_dir} holds another network or "
-          f"optimizer, or one that diverged: {name} is {theirs} there, {ours} "
-          "here. Give another --model_dir, or name an earlier checkpoint in "
-          f"{classifier.model_dir}/checkpoint")
-  return spec
+    path = tf.train.latest_checkpoint(model_dir)
+    if path and os.path.realpath(os.path.dirname(path)) == (
+        os.path.realpath(model_dir)):
+      return path, tf.train.load_variable(path, "global_step")
+  except (tf.errors.OpError, ValueError, IndexError) as e:  # A file is damaged.
+    problem = " ".join(str(e).split())
+  if tf.io.gfile.glob([os.path.join(model_dir, name)
+                       for name in ("checkpoint", "*.index")]):
+    raise UserError(f"--model_dir={model_dir}: can't go on from its checkpoint "
+                    f"({problem}). Name another one in the file \"checkpoint\" "
+                    "there, or give another --model_dir")
+  return None, 0
 
 
 # ---- Pictures ----------------------------------------------------------------
@@ -657,34 +547,31 @@ def classify_pictures(args):
 
   Exits with 1 and an error for each picture that can't be read, after the rest.
   """
-  variables = read_checkpoint(args.model_dir)
-  if not variables:
+  if find_checkpoint(args.model_dir) == (None, 0):
     raise UserError(f"--model_dir={args.model_dir} has no checkpoint: train "
                     "one first")
+  digits, errors = [], []
+  for path in args.predict:
+    try:
+      digits.append((path, read_picture(path)))
+    except UserError as e:
+      errors.append(f"cnn_mnist.py: error: {e}")
+    except ImportError as e:
+      raise UserError(
+          f"--predict needs Pillow and SciPy ({e}): {sys.executable} -m pip "
+          "install pillow scipy, or: uv run --with pillow --with scipy")
+  job = os.environ.pop("TF_CONFIG", None)  # The Estimator would wait for it.
   classifier = tf.estimator.Estimator(
       model_fn=cnn_model_fn, config=make_config(args),
       params={"learning_rate": args.learning_rate})
-  errors = []
-  with tf.Graph().as_default(), tf.Session() as session:
-    x = tf.placeholder(tf.float32, [None, 28, 28])
-    spec = check_network(classifier, {"x": x}, None,
-                         tf.estimator.ModeKeys.PREDICT, variables)
-    for variable in tf.global_variables():
-      variable.load(variables[variable.op.name], session)
-    tf.logging.info("Classifying with the checkpoint of step %d",
-                    variables["global_step"])
-    for path in args.predict:
-      try:
-        found = session.run(spec.predictions, {x: [read_picture(path)]})
-        print("%s\t%d\t%.4f" % (path, found["classes"][0],
-                                found["probabilities"].max()), flush=True)
-      except UserError as e:
-        errors.append(f"cnn_mnist.py: error: {e}")
-      except ImportError:
-        raise UserError(
-            f"--predict needs Pillow and SciPy: {sys.executable} -m pip "
-            "install pillow scipy, or: uv run --python 3.11 --with pillow "
-            "--with scipy cnn_mnist.py")
+  if job:
+    os.environ["TF_CONFIG"] = job
+  if digits:
+    predictions = classifier.predict(tf.estimator.inputs.numpy_input_fn(
+        x={"x": np.stack([digit for _, digit in digits])}, shuffle=False))
+    for (path, _), found in zip(digits, predictions):
+      print("%s\t%d\t%.4f" % (path, found["classes"],
+                              found["probabilities"].max()))
   if errors:
     sys.exit("\n".join(errors))
 
@@ -777,17 +664,25 @@ def center(ink):
 
 
 if __name__ == "__main__":
+  threads = set(threading.enumerate())
   try:
     main(sys.argv[1:])
   except UserError as e:
     sys.exit(f"cnn_mnist.py: error: {e}")
-  except (tf.errors.OpError, OSError, UnicodeError) as e:
-    if not has_prompt:
-      sys.stdout = None  # If writing to it has failed, it would fail again.
+  except KeyboardInterrupt:
+    sys.exit(130)
+  except tf.errors.OpError as e:
     # TensorFlow 2 puts the place in the code in front.
-    text = re.sub(r"^Graph execution error:.*?\nNode: [^\n]*\n", "",
-                  str(getattr(e, "message", e)), flags=re.DOTALL).strip()
-    line = text.partition("\n")[0]
-    sys.exit(f"cnn_mnist.py: error: {type(e).__name__}: {line}")
-  finally:  # For a program that has run this one
-    signal.signal(signal.SIGINT, on_interrupt)
+    text = re.sub(r"(?s)Graph execution error:.*?\nNode: .*?\n", "", e.message)
+    line = re.sub(r"error:\s+", "error: ", text).strip().partition("\n")[0]
+    model_dir = parse_flags(sys.argv[1:]).model_dir
+    sys.exit(f"cnn_mnist.py: error: --model_dir={model_dir}: "
+             f"{type(e).__name__}: {line}")
+  except (OSError, UnicodeError) as e:
+    sys.exit(f"cnn_mnist.py: error: {type(e).__name__}: {e}")
+  finally:
+    # TensorFlow does not wait for the threads that cancel an input's queue. A
+    # process may abort if it ends while one of them is inside TensorFlow.
+    for thread in set(threading.enumerate()) - threads:
+      if type(thread) is threading.Thread:  # The writers of summaries stay.
+        thread.join(timeout=10)

@@ -1,11 +1,14 @@
 """What the tests share: the data, and the script, run here or as a process."""
 import contextlib
+import fcntl
 import glob
 import hashlib
 import io
 import os
+import pickle
 import re
 import runpy
+import shutil
 import signal
 import subprocess
 import sys
@@ -39,7 +42,7 @@ UNPRIVILEGED = [] if os.getuid() else [
 AS_PID_1 = ["unshare", "--pid", "--fork", "--kill-child"]
 
 # The beginning of each line of the log, and of the rows of an array in it.
-LOG_LINE = r"\d\d:\d\d:\d\d (INFO|WARNING) "
+LOG_LINE = r"\d\d:\d\d:\d\d (INFO|WARNING|ERROR) "
 CONTINUATION = r" "
 
 
@@ -48,20 +51,33 @@ def pytest_configure(config):
   config.addinivalue_line("filterwarnings", "ignore:.tf.layers:UserWarning")
 
 
-@pytest.hookimpl(tryfirst=True)  # xdist's own reads the marks.
-def pytest_collection_modifyitems(items):
-  """Lets one process run all tests that share what takes long to make."""
-  for item in items:
-    for name in "mnist_model", "models", "curve", "trained":
-      if name in item.fixturenames:
-        item.add_marker(pytest.mark.xdist_group(name))
-        break
-
-
 def skip_unless_permitted(prefix):
   """Skips the test if a command with this prefix can't be run here."""
   if prefix and subprocess.call(prefix + ["true"], stderr=subprocess.DEVNULL):
     pytest.skip("not permitted: " + " ".join(prefix))
+
+
+def make_once(tmp_path_factory, name, make):
+  """Lets the first of the test processes make what all of them share.
+
+  Args:
+    tmp_path_factory: pytest's.
+    name: of the directory for it.
+    make: function of this directory, a pathlib.Path.
+
+  Returns:
+    What the function returned, which is pickled for the other processes.
+  """
+  root = tmp_path_factory.getbasetemp()
+  if "PYTEST_XDIST_WORKER" in os.environ:
+    root = root.parent  # The other processes' directories are there too.
+  result = root / (name + ".pickle")
+  with open(str(root / (name + ".lock")), "w") as lock:
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    if not result.exists():
+      (root / name).mkdir()
+      result.write_bytes(pickle.dumps(make(root / name)))
+  return pickle.loads(result.read_bytes())
 
 
 @pytest.fixture(scope="session")
@@ -104,6 +120,31 @@ def picture(tmp_path):
   image.paste(0, (12, 4, 15, 24))
   image.save(path)
   return path
+
+
+def edit_script(directory, *edits):
+  """Writes a copy of the script with (old, new) texts; returns its path."""
+  with open(SCRIPT) as f:
+    text = f.read()
+  for old, new in edits:
+    assert old in text, old
+    text = text.replace(old, new)
+  path = str(directory / "edited.py")
+  with open(path, "w") as f:
+    f.write(text)
+  return path
+
+
+@pytest.fixture
+def nan_script(tmp_path):
+  """Path of a copy of the script whose loss becomes NaN after the third step.
+
+  A high learning rate does not always lead to that: the network may die first.
+  """
+  loss = "loss=loss, train_op=train_op"
+  return edit_script(tmp_path, (loss, "loss=tf.log(3.5 - tf.cast("
+                                "tf.train.get_global_step(), tf.float32)), "
+                                "train_op=train_op"))
 
 
 def arguments_of(flags, **more):
@@ -346,19 +387,27 @@ def events(directory):
 
 @pytest.fixture(scope="session")
 def trained(digits_dir, tmp_path_factory):
-  """(model_dir, Result) of a run on the digits, 200 steps."""
-  model_dir = str(tmp_path_factory.mktemp("trained"))
-  result = run_script({
-      "data_dir": digits_dir, "model_dir": model_dir, "train_steps": 200,
-      "learning_rate": 0.1, "save_checkpoints_steps": 100})
-  assert result.returncode == 0, result.stderr
-  return model_dir, result
+  """(model_dir, Result) of a run on the digits, 200 steps; only to be read."""
+  def make(directory):
+    result = run_script({
+        "data_dir": digits_dir, "model_dir": directory, "train_steps": 200,
+        "learning_rate": 0.1, "save_checkpoints_steps": 100})
+    assert result.returncode == 0, result.stderr
+    return str(directory), result
+
+  return make_once(tmp_path_factory, "trained", make)
+
+
+@pytest.fixture
+def trained_copy(trained, tmp_path):
+  """Another directory with that model, to be changed."""
+  return shutil.copytree(trained[0], str(tmp_path / "copy"))
 
 
 @pytest.fixture(scope="session")
 def mnist_model(mnist_dir, tmp_path_factory):
   """(model_dir, Result) of a run on the real MNIST, 600 steps."""
-  model_dir = str(tmp_path_factory.mktemp("mnist_model"))
-  return model_dir, run_script({
-      "data_dir": mnist_dir, "model_dir": model_dir, "train_steps": 600,
-      "learning_rate": 0.2})
+  return make_once(tmp_path_factory, "mnist_model", lambda directory: (
+      str(directory), run_script({
+          "data_dir": mnist_dir, "model_dir": directory, "train_steps": 600,
+          "learning_rate": 0.2})))

@@ -1,10 +1,10 @@
 """The script as a module: called, run again, and in a notebook's kernel."""
 import contextlib
+import glob
 import logging
 import os
 import runpy
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -16,52 +16,89 @@ import tensorflow.compat.v1 as tf
 
 import cnn_mnist
 from conftest import (
-    ROOT, SCRIPT, arguments_of as arguments, parse_result, result_of,
-    run_code, run_script, step_of)
+    ROOT, SCRIPT, arguments_of as arguments, events, parse_result, run_code,
+    run_script, step_of)
+
+# A program that makes and trains a Keras model.
+KERAS = """
+import numpy as np, tensorflow as tf
+model = tf.keras.Sequential([tf.keras.layers.Dense(1, input_shape=[2])])
+model.compile("sgd", "mse")
+model.fit(np.ones([4, 2]), np.ones([4, 1]), verbose=0)
+print(len(model.get_weights()), "weights")
+"""
 
 
 def state():
-  """What main() must leave as it was."""
+  """What main() must leave as it was, but for the first call's set-up."""
   loggers = [logging.getLogger(name) for name in ("", "absl", "tensorflow")]
   return {
-      "loggers": [(logger.level, list(logger.handlers), list(logger.filters),
+      "loggers": [(logger.level, len(logger.handlers), list(logger.filters),
                    logger.propagate) for logger in loggers],
       "handlers": [signal.getsignal(n) for n in range(1, signal.NSIG)],
       "mask": signal.pthread_sigmask(signal.SIG_BLOCK, []),
-      "wakeup": signal.set_wakeup_fd(-1),
       "environment": dict(os.environ),
       "warnings": list(warnings.filters),
       "print options": np.get_printoptions(),
       "stdout": (sys.stdout, sys.stderr),
-      "open files": len(os.listdir("/proc/self/fd")),
+      "open files": open_files(),
       "graph": tf.get_default_graph(),
       "directory": os.getcwd(),
   }
 
 
-def test_main_leaves_nothing_behind(flags, capsys, tmp_path):
-  """Neither a whole run, nor one that fails; no thread is left either."""
+def open_files():
+  """The paths of what is open, but for summaries, which TensorFlow keeps."""
+  paths = [os.path.realpath(path) for path in glob.glob("/proc/self/fd/*")]
+  return sorted(path for path in paths if "tfevents" not in path)
+
+
+@pytest.fixture
+def nan_loss(monkeypatch):
+  """Lets the loss be NaN in training."""
+  model_fn = cnn_mnist.cnn_model_fn
+
+  def nan_model_fn(features, labels, mode, params):
+    spec = model_fn(features, labels, mode, params)
+    return spec._replace(loss=tf.constant(float("nan")))
+
+  @contextlib.contextmanager
+  def patch():
+    monkeypatch.setattr(cnn_mnist, "cnn_model_fn", nan_model_fn)
+    yield
+    monkeypatch.setattr(cnn_mnist, "cnn_model_fn", model_fn)
+
+  return patch
+
+
+def test_main_leaves_nothing_behind(flags, picture, capsys, tmp_path,
+                                    monkeypatch, nan_loss):
+  """Neither a whole run, nor ones that fail, nor one that classifies."""
   flags["export_dir"] = tmp_path / "export"
   cnn_mnist.main(arguments(flags, train_steps=2))  # TensorFlow's own set-up
-  before, threads = state(), threading.enumerate()
+  before = state()
   cnn_mnist.main(arguments(flags, train_steps=4))
-  for failing in ({"data_dir": tmp_path / "model"}, {"learning_rate": 1e9}):
-    with pytest.raises(cnn_mnist.UserError):
-      cnn_mnist.main(arguments(flags, train_steps=100, **failing))
+  assert parse_result(capsys.readouterr().out.splitlines(True)[-1])[2] == 4
+  with pytest.raises(cnn_mnist.UserError):
+    cnn_mnist.main(arguments(flags, data_dir=tmp_path / "model"))
+  with nan_loss(), pytest.raises(cnn_mnist.UserError):
+    cnn_mnist.main(arguments(flags, train_steps=9))
+  cnn_mnist.main(arguments(flags, predict=picture))
   after = state()
   for name in before:
     assert after[name] == before[name], name
-  assert not set(threading.enumerate()) - set(threads)
-  assert parse_result(capsys.readouterr().out.splitlines(True)[-1])[2] == 4
+  monkeypatch.setenv("TF_CONFIG", "{}")
+  cnn_mnist.main(arguments(flags, predict=picture))
+  assert os.environ["TF_CONFIG"] == "{}"
 
 
-@pytest.mark.parametrize("more", [{}, {"learning_rate": 1e9}, {"predict": 1}])
-def test_no_thread_is_left(flags, picture, monkeypatch, more):
+@pytest.mark.parametrize("what", ["run", "error", "predict"])
+def test_no_thread_is_left(flags, picture, nan_script, monkeypatch, what):
   """A process aborts if it ends while one of them is inside TensorFlow.
 
   The one that cancels an input's queue is slow here, as on a busy machine.
+  Threads that were there before the script are not waited for.
   """
-  threads = threading.enumerate()
   cancel = tf.train.QueueRunner._close_on_stop
 
   def cancel_late(self, session, operation, coordinator):
@@ -70,12 +107,21 @@ def test_no_thread_is_left(flags, picture, monkeypatch, more):
     cancel(self, session, operation, coordinator)
 
   monkeypatch.setattr(tf.train.QueueRunner, "_close_on_stop", cancel_late)
-  if "predict" in more:
-    cnn_mnist.main(arguments(flags, train_steps=1))
-    more = {"predict": picture}
-  with contextlib.suppress(cnn_mnist.UserError):
-    cnn_mnist.main(arguments(flags, train_steps=100, **more))
-  assert not set(threading.enumerate()) - set(threads)
+  if what == "predict":
+    run_script(dict(flags, train_steps=1))
+    flags["predict"] = picture
+  end = threading.Event()
+  other = threading.Thread(target=end.wait)
+  other.start()
+  threads = threading.enumerate()
+  result = run_script(dict(flags, train_steps=20),
+                      script=nan_script if what == "error" else SCRIPT)
+  assert ("NaN" in result.stderr) == (what == "error")
+  left = set(threading.enumerate()) - set(threads)
+  # Those that write summaries wait for more of them for ever.
+  assert not [thread for thread in left if type(thread) is threading.Thread]
+  assert other.is_alive()
+  end.set()
 
 
 @pytest.mark.parametrize("other", [False, True])
@@ -96,10 +142,11 @@ def test_main_twice(flags, capsys, tmp_path, other):
     assert captured.err.count("Starting evaluation") == 1
 
 
-def test_main_after_a_failed_one(flags, capsys):
+def test_main_after_a_failed_one(flags, capsys, nan_loss):
   """The lock of the first is gone, though its exception is kept."""
-  with pytest.raises(cnn_mnist.UserError, match="--learning_rate") as error:
-    cnn_mnist.main(arguments(flags, train_steps=100, learning_rate=1000))
+  with nan_loss(), pytest.raises(cnn_mnist.UserError,
+                                 match="--learning_rate=0.05") as error:
+    cnn_mnist.main(arguments(flags, train_steps=9))
   cnn_mnist.main(arguments(flags, train_steps=1))
   assert parse_result(capsys.readouterr().out)[2] == 1
   assert error.value.args  # As a console keeps it
@@ -116,13 +163,21 @@ def test_run_path_twice(flags, capsys, monkeypatch):
     assert signal.getsignal(signal.SIGINT) == handler
 
 
-def test_main_in_another_thread(flags, capsys):
-  """There, no handler may be set: it trains without."""
-  thread = threading.Thread(target=cnn_mnist.main,
-                            args=[arguments(flags, train_steps=2)])
-  thread.start()
-  thread.join(120)
-  assert parse_result(capsys.readouterr().out)[2] == 2
+def test_main_in_two_threads(flags, capsys, tmp_path):
+  """At once: there, no handler may be set, and each has results of its own."""
+  threads = []
+  for steps in 3, 60:
+    argv = arguments(flags, train_steps=steps, model_dir=tmp_path / str(steps))
+    threads.append(threading.Thread(target=cnn_mnist.main, args=[argv]))
+    threads[-1].start()
+  threads[0].join(120)
+  assert threads[1].is_alive()  # The shorter run did not wait for it.
+  threads[1].join(120)
+  results = capsys.readouterr().out.splitlines(True)
+  assert [parse_result(line)[2] for line in results] == [3, 60]
+  for steps in 3, 60:
+    losses = events(tmp_path / str(steps))["loss"]
+    assert losses[0][0] == 1 and events(tmp_path / str(steps) / "eval")
 
 
 @pytest.mark.parametrize("argv,code,words", [
@@ -146,10 +201,9 @@ def test_flags():
       "log_every_n_iter": 50, "save_checkpoints_steps": 1000, "seed": None,
       "bfloat16": False, "predict": None, "export_dir": None}
   args = cnn_mnist.parse_flags([
-      "--train_steps", "5", "--seed=0", "--learning_rate=1e-2", "--bfloat16",
+      "--train_steps", "5", "--seed=0", "--learning_rate=1e-2",
       "--predict", "a,b.png", "~/c.png", "--export_dir", "~/e"])
   assert (args.train_steps, args.seed, args.learning_rate) == (5, 0, 0.01)
-  assert args.bfloat16
   assert args.predict == ["a,b.png", os.path.expanduser("~/c.png")]
   assert args.export_dir == os.path.expanduser("~/e")
 
@@ -187,6 +241,9 @@ def test_notebook(kernel, flags, tmp_path):
   argv = arguments(flags, train_steps=2)
   output = kernel("import cnn_mnist; cnn_mnist.main(%r)" % argv)
   assert "'global_step': 2" in output and "Error" not in output
+  # After it, any other model can be made and trained.
+  output = kernel(KERAS)
+  assert output.startswith("2 weights") and "Error" not in output
   for step in 4, 6:
     output = kernel("%run cnn_mnist.py " + " ".join(
         arguments(flags, train_steps=step)))
@@ -218,46 +275,23 @@ def test_notebook(kernel, flags, tmp_path):
   assert "'global_step': %d" % (step + 2) in output
 
 
-@pytest.mark.skipif(tf.__version__.startswith("1."),
-                    reason="TensorFlow 1 has one behavior")
-def test_program_of_tensorflow_2(flags, tmp_path):
-  """It is one again after main(), where a seed gives the script's weights."""
-  flags.update(train_steps=5, seed=7)
-  expected = run_script(dict(flags, model_dir=tmp_path / "by_script"),
-                        process=True)
-  code = """if True:
-    import sys, cnn_mnist, tensorflow as tf
-    double = tf.function(lambda x: 2 * x)
-    variable = tf.Variable(double(1))
-    cnn_mnist.main(sys.argv[1:])
-    try:
-      cnn_mnist.main(sys.argv[1:] + ["--learning_rate=1e9", "--train_steps=50"])
-    except cnn_mnist.UserError as e:
-      print(e)
-    model = tf.keras.Sequential([tf.keras.layers.Dense(1)])
-    model.compile("sgd", "mse")
-    model.fit(tf.ones([4, 2]), tf.ones([4, 1]), verbose=0)
-    print(double(variable).numpy() + len(model.weights))"""
-  first, error, last = run_code(sys.executable, code, *arguments(
-      flags, model_dir=tmp_path / "called")).splitlines(True)
-  assert parse_result(first) == result_of(expected)
-  assert "--learning_rate=1e+09" in error and last == "6"
-  for name, _ in tf.train.list_variables(str(tmp_path / "by_script")):
-    np.testing.assert_array_equal(*[
-        tf.train.load_variable(str(tmp_path / way / "model.ckpt-5"), name)
-        for way in ("by_script", "called")])
-
-
-def test_interactive_python(flags, tmp_path):
-  """With -i, Ctrl-C at the prompt leaves what the run has made."""
-  process = subprocess.Popen(
-      [sys.executable, "-i", SCRIPT] + arguments(flags, train_steps=1),
-      stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-      universal_newlines=True)
-  assert parse_result(process.stdout.readline())[2] == 1
-  time.sleep(1)
-  process.send_signal(signal.SIGINT)
-  time.sleep(0.5)
-  stdout, stderr = process.communicate("print(UserError, 6 * 7)\n", timeout=60)
-  assert stdout == "<class '__main__.UserError'> 42\n"
-  assert process.returncode == 0 and "KeyboardInterrupt" in stderr
+def test_program_with_a_model_of_its_own(flags, tmp_path):
+  """It imports the script late, and goes on with what it had before."""
+  if tf.__version__.startswith("1."):
+    before = "writer = tf.compat.v1.summary.FileWriter(sys.argv[1])"
+  else:
+    before = """tf.compat.v1.disable_eager_execution()
+writer = tf.compat.v1.summary.FileWriter(sys.argv[1])"""
+  code = "\n".join([
+      "import sys, tensorflow as tf", before, KERAS,
+      "import cnn_mnist", "cnn_mnist.main(sys.argv[2:])",
+      KERAS, "model.fit(np.ones([4, 2]), np.ones([4, 1]), verbose=0)",
+      "summary = tf.compat.v1.Summary()",
+      "summary.value.add(tag='mine', simple_value=7)",
+      "writer.add_summary(summary, 3)", "writer.close()"])
+  lines = run_code(sys.executable, code, str(tmp_path / "own"), *arguments(
+      flags, train_steps=2)).splitlines(True)
+  assert [line.strip() for line in lines[::2]] == ["2 weights"] * 2
+  assert parse_result(lines[1])[2] == 2
+  (step, value), = events(tmp_path / "own")["mine"]
+  assert (step, value.simple_value) == (3, 7)

@@ -85,8 +85,8 @@ def test_job(digits_dir, start_run, tmp_path):
   """
   model_dir, export_dir = tmp_path / "model", tmp_path / "export"
   job = Job(start_run, tmp_path, {
-      "data_dir": digits_dir, "model_dir": model_dir, "train_steps": 1000,
-      "batch_size": 20, "learning_rate": 0.04, "save_checkpoints_steps": 300,
+      "data_dir": digits_dir, "model_dir": model_dir, "train_steps": 700,
+      "batch_size": 20, "learning_rate": 0.06, "save_checkpoints_steps": 200,
       "export_dir": export_dir}, workers=2)
   job.start("ps0", "chief0", "worker0", "worker1", "evaluator0")
   victim = job.tasks["worker0"]
@@ -98,7 +98,7 @@ def test_job(digits_dir, start_run, tmp_path):
   assert job.stop("ps0") < 2
   # Workers see that the last step is reached only after steps of their own.
   step = step_of(model_dir)
-  assert 1000 <= step < 1010
+  assert 700 <= step < 710
   accuracy, _, at = parse_result(job.stdout("chief0"))
   assert accuracy > 0.85 and at == step
   for name in "ps0", "worker0", "worker1", "evaluator0":
@@ -113,12 +113,18 @@ def test_job(digits_dir, start_run, tmp_path):
 
 
 def test_finished_chief_again(digits_dir, start_run, tmp_path):
-  """Without an evaluator, and the second time without a ps."""
+  """Without an evaluator, and the second time without a ps.
+
+  Meanwhile a second ps has ended, and the first one has gone on serving.
+  """
   model_dir, export_dir = tmp_path / "model", tmp_path / "export"
   job = Job(start_run, tmp_path, {
       "data_dir": digits_dir, "model_dir": model_dir, "train_steps": 20,
       "batch_size": 10})
-  job.start("ps0", "chief0")
+  job.start("ps0").wait_for("Start Tensorflow server")
+  time.sleep(2)
+  job.check_no_server()
+  job.start("chief0")
   job.check_ended("chief0")
   assert job.stop("ps0") < 2
   first = job.stdout("chief0")
@@ -164,21 +170,6 @@ def test_chief_without_ps(digits_dir, start_run, tmp_path):
   assert job.stdout("chief0") == ""
 
 
-def test_lost_ps(digits_dir, start_run, tmp_path):
-  """TensorFlow waits for it for ever; the second signal ends that at once."""
-  job = Job(start_run, tmp_path, {
-      "data_dir": digits_dir, "model_dir": tmp_path / "model",
-      "train_steps": 100000, "batch_size": 10})
-  job.start("ps0", "chief0").wait_for("loss = ")
-  chief, ps = [job.tasks[name].process for name in ("chief0", "ps0")]
-  ps.send_signal(signal.SIGSTOP)
-  time.sleep(1)
-  chief.terminate()
-  time.sleep(1)
-  assert chief.poll() is None
-  assert job.stop("chief0") < 1
-
-
 def test_ps_waits_for_no_one(digits_dir, start_run, tmp_path):
   """A ps alone stays, and one signal ends it, also when no one connected."""
   job = Job(start_run, tmp_path, {
@@ -187,29 +178,6 @@ def test_ps_waits_for_no_one(digits_dir, start_run, tmp_path):
   time.sleep(2)
   assert job.stop("ps0") < 2
   assert job.stdout("ps0") == ""
-
-
-def test_port_in_use(digits_dir, tmp_path, start_run):
-  job = Job(start_run, tmp_path, {
-      "data_dir": digits_dir, "model_dir": tmp_path / "model"})
-  host, port = job.cluster["ps"][0].split(":")
-  with socket.socket() as s:
-    s.bind((host, int(port)))
-    s.listen(1)
-    job.check_no_server()
-
-
-def test_second_ps(digits_dir, tmp_path, start_run):
-  """It ends, and the first one goes on serving."""
-  job = Job(start_run, tmp_path, {
-      "data_dir": digits_dir, "model_dir": tmp_path / "model",
-      "train_steps": 5, "batch_size": 10})
-  job.start("ps0").wait_for("Start Tensorflow server")
-  time.sleep(2)
-  job.check_no_server()
-  job.start("chief0")
-  job.check_ended("chief0")
-  assert parse_result(job.stdout("chief0"))[2] == 5
 
 
 def test_predict_inside_a_job(picture, start_run, tmp_path, trained):

@@ -16,7 +16,7 @@ import pytest
 import tensorflow.compat.v1 as tf
 
 import cnn_mnist
-from conftest import UNPRIVILEGED, events, run_script, step_of
+from conftest import UNPRIVILEGED, events, make_once, run_script, step_of
 import make_pictures
 
 
@@ -253,55 +253,6 @@ def test_predict_while_training(flags, start_run, tmp_path, digits):
   assert not (tmp_path / "model" / ("model.ckpt-%d.index" % first)).exists()
 
 
-def test_predict_beside_constant_saving(flags, start_run, picture):
-  """Where the chosen checkpoint was deleted meanwhile, another is taken."""
-  run = start_run(dict(flags, train_steps=1000000, save_checkpoints_steps=1))
-  run.wait_for("Saving checkpoints for 10 ")
-  for _ in range(10):
-    result = run_script({"model_dir": flags["model_dir"], "predict": picture})
-    assert result.returncode == 0, result.stderr
-    assert len(parse_predictions(result.stdout)) == 1
-  assert run.process.poll() is None
-
-
-def test_checkpoint_that_is_deleted_meanwhile(flags, picture, capsys,
-                                              monkeypatch):
-  """Once it is found, it is in memory."""
-  argv = ["--model_dir=%s" % flags["model_dir"], "--predict", picture]
-  assert run_script(dict(flags, train_steps=1)).returncode == 0
-  cnn_mnist.main(argv)
-  expected = capsys.readouterr().out
-  read_checkpoint = cnn_mnist.read_checkpoint
-
-  def read_and_delete(model_dir):
-    variables = read_checkpoint(model_dir)
-    shutil.rmtree(model_dir)
-    return variables
-
-  monkeypatch.setattr(cnn_mnist, "read_checkpoint", read_and_delete)
-  cnn_mnist.main(argv)
-  assert capsys.readouterr().out == expected
-  assert len(parse_predictions(expected)) == 1
-
-
-def test_outdated_list_of_checkpoints(flags, picture, capsys, monkeypatch):
-  """As if it stood still after reading it: what there is now is taken."""
-  model_dir = str(flags["model_dir"])
-  for step in 1, 2:
-    assert run_script(dict(flags, train_steps=step)).returncode == 0
-    if step == 1:
-      states = [tf.train.get_checkpoint_state(model_dir)]
-  for part in glob.glob(os.path.join(model_dir, "model.ckpt-[01].*")):
-    os.remove(part)
-  get_state = tf.train.get_checkpoint_state
-  monkeypatch.setattr(tf.train, "get_checkpoint_state", lambda directory: (
-      states.pop() if states else get_state(directory)))
-  cnn_mnist.main(["--model_dir=" + model_dir, "--predict", picture])
-  captured = capsys.readouterr()
-  assert len(parse_predictions(captured.out)) == 1 and not states
-  assert "model.ckpt-1" in captured.err
-
-
 @pytest.mark.parametrize("name", ["PIL", "scipy"])
 def test_predict_without_a_package(trained, picture, tmp_path, name):
   """It is as if it were not installed."""
@@ -372,18 +323,22 @@ def test_predict_without_checkpoint(picture, tmp_path):
   assert not model_dir.exists()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def exported(trained, digits_dir, tmp_path_factory):
-  """The SavedModel that a run on the trained model_dir writes."""
-  export_dir = tmp_path_factory.mktemp("export")
-  result = run_script({"data_dir": digits_dir, "model_dir": trained[0],
-                       "train_steps": 200, "export_dir": export_dir})
-  assert result.returncode == 0, result.stderr
-  assert "At step 200 of 200: no training" in result.stderr
-  path, = export_dir.iterdir()
-  assert re.match(r"^\d+$", path.name)
-  assert "Exported to %s\n" % path in result.stderr
-  return str(path)
+  """The SavedModel that a run on the trained model writes."""
+  def make(directory):
+    model_dir = shutil.copytree(trained[0], str(directory / "model"))
+    result = run_script({
+        "data_dir": digits_dir, "model_dir": model_dir, "train_steps": 200,
+        "export_dir": directory / "export"})
+    assert result.returncode == 0, result.stderr
+    assert "At step 200 of 200: no training" in result.stderr
+    path, = (directory / "export").iterdir()
+    assert re.match(r"^\d+$", path.name)
+    assert "Exported to %s\n" % path in result.stderr
+    return str(path)
+
+  return make_once(tmp_path_factory, "exported", make)
 
 
 def test_exported_outputs_are_the_estimators(trained, exported, digits_dir):

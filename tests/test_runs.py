@@ -1,4 +1,6 @@
 """The whole script as a process: its flags, its runs, and their faults."""
+import io
+import logging
 import os
 import re
 import shutil
@@ -11,7 +13,7 @@ import tensorflow.compat.v1 as tf
 
 import cnn_mnist
 from conftest import (
-    ROOT, SCRIPT, check_error_line, finish, result_of, run_script,
+    ROOT, SCRIPT, arguments_of, finish, parse_result, result_of, run_script,
     skip_unless_permitted, step_of, write_split)
 import handwritten_digits
 
@@ -28,11 +30,10 @@ def test_run(trained):
   assert step_of(model_dir) == 200
 
 
-def test_run_again_only_evaluates(trained, digits_dir):
-  model_dir, first = trained
-  again = run_script({"data_dir": digits_dir, "model_dir": model_dir,
+def test_run_again_only_evaluates(trained, trained_copy, digits_dir):
+  again = run_script({"data_dir": digits_dir, "model_dir": trained_copy,
                       "train_steps": 200})
-  assert result_of(again) == result_of(first)
+  assert result_of(again) == result_of(trained[1])
   assert "At step 200 of 200: no training" in again.stderr
   assert "probabilities" not in again.stderr
 
@@ -67,27 +68,38 @@ def test_seed(flags, tmp_path):
 
 
 def test_bfloat16(flags, tmp_path):
-  """Checkpoints stay float32; what can't be done is said in one line."""
-  with open("/proc/cpuinfo") as f:
-    supported = re.search("avx512_bf16|amx_bf16", f.read())
+  """Checkpoints stay float32; on TensorFlow 1 it is an error."""
   result = run_script(dict(flags, train_steps=200), "--bfloat16")
   if tf.__version__.startswith("1."):
-    result.check_error("--bfloat16", "TensorFlow 2")
-  elif not supported:
-    result.check_error("--bfloat16", "amx_bf16")
-  else:
-    assert result_of(result)[0] > 0.75
-    dtypes = tf.train.load_checkpoint(
-        str(tmp_path / "model")).get_variable_to_dtype_map()
-    assert set(dtypes.values()) == {tf.float32, tf.int64}
-    # The evaluation is in float32: it is the same without the flag.
-    assert result_of(run_script(dict(flags, train_steps=200))) == (
-        result_of(result))
+    result.check_wrong_flag("--bfloat16 needs TensorFlow 2")
+    return
+  accuracy, loss, _ = result_of(result)
+  assert accuracy > 0.75
+  dtypes = tf.train.load_checkpoint(
+      str(tmp_path / "model")).get_variable_to_dtype_map()
+  assert set(dtypes.values()) == {tf.float32, tf.int64}
+  # The evaluation is in bfloat16 as well, with a little less precision.
+  exact = result_of(run_script(dict(flags, train_steps=200)))
+  assert exact[0] == pytest.approx(accuracy, abs=0.02)
+  assert exact[1] == pytest.approx(loss, rel=0.02)
 
 
-def test_progress(caplog):
+@pytest.fixture
+def tensorflow_log():
+  """What TensorFlow logs."""
+  stream = io.StringIO()
+  handler = logging.StreamHandler(stream)
+  logger = logging.getLogger("tensorflow")
+  level = logger.level
+  logger.addHandler(handler)
+  logger.setLevel("INFO")
+  yield stream
+  logger.removeHandler(handler)
+  logger.setLevel(level)
+
+
+def test_progress(tensorflow_log):
   """A real session of 0.25 s a step: the rate and the time left are right."""
-  caplog.set_level("INFO", logger="tensorflow")
   with tf.Graph().as_default():
     step = tf.train.create_global_step()
     add = tf.assign_add(step, 1)
@@ -98,20 +110,19 @@ def test_progress(caplog):
         session.run(add)
   done, rate, minutes, seconds = re.search(
       r"Step (\d+) of 1000, ([\d.]+) steps/s, 0:(\d\d):(\d\d) left",
-      caplog.text).groups()
+      tensorflow_log.getvalue()).groups()
   assert 30 < int(done) < 45 and 3 < float(rate) <= 4
   left = (1000 - int(done)) / float(rate)
   assert abs(60 * int(minutes) + int(seconds) - left) < 5
 
 
-def test_progress_of_odd_rates(caplog):
+def test_progress_of_odd_rates(tensorflow_log):
   """Nearly no steps, or none that this worker sees: no number overflows."""
-  caplog.set_level("INFO", logger="tensorflow")
   hook = cnn_mnist.ProgressHook(2**31 - 1)
   hook._log_and_record(elapsed_steps=1, elapsed_time=1e9, global_step=1)
   hook._log_and_record(elapsed_steps=0, elapsed_time=10, global_step=1)
   assert len(re.findall(r"Step 1 of 2147483647, 0\.[01] steps/s, \d+:\d\d:\d\d "
-                        "left", caplog.text)) == 2
+                        "left", tensorflow_log.getvalue())) == 2
 
 
 def test_import_does_nothing(digits_dir):
@@ -175,7 +186,7 @@ def test_keras_that_does_not_fit(flags, tmp_path, fault, word):
     ("TF_ENABLE_ONEDNN_OPTS", None, "1"), ("TF_ENABLE_ONEDNN_OPTS", "0", "0"),
     ("TF_CPP_MIN_LOG_LEVEL", "2", "2")])
 def test_environment_for_tensorflow(variable, value, expected):
-  """The script sets a default before it imports TensorFlow; an import none."""
+  """Run or imported, it sets defaults before it imports TensorFlow."""
   code = """if True:
     import os, runpy, sys
     sys.argv = ["cnn_mnist.py", "--help"]
@@ -186,10 +197,26 @@ def test_environment_for_tensorflow(variable, value, expected):
   env.pop(variable, None)
   if value:
     env[variable] = value
-  for name, result in (("__main__", expected), ("cnn_mnist", value)):
+  for name in "__main__", "cnn_mnist":
     assert subprocess.check_output(
         [sys.executable, "-c", code % (SCRIPT, name, variable)], env=env,
-        universal_newlines=True) == "%s\n" % result
+        universal_newlines=True) == "%s\n" % expected
+
+
+def test_onednn_is_left_alone_on_arm():
+  """There, a gradient is slow with it: TensorFlow's own default holds."""
+  code = """if True:
+    import os, platform, runpy, sys
+    platform.machine = lambda: sys.argv[1]
+    sys.modules["tensorflow"] = None  # So that it ends where it imports this
+    try: runpy.run_path(%r)
+    except ImportError: print("TF_ENABLE_ONEDNN_OPTS" in os.environ)""" % SCRIPT
+  env = dict(os.environ)
+  env.pop("TF_ENABLE_ONEDNN_OPTS", None)
+  for machine, expected in ("aarch64", "False"), ("x86_64", "True"):
+    assert subprocess.check_output(
+        [sys.executable, "-c", code, machine], env=env,
+        universal_newlines=True) == expected + "\n"
 
 
 @pytest.mark.parametrize("argument,words", [
@@ -210,6 +237,7 @@ def test_environment_for_tensorflow(variable, value, expected):
     ("--train_steps=99999999999999999999", ["train_steps"]),
     ("--batch_size=99999999999999999999", ["batch_size"]),
     ("--seed=99999999999999999999", ["seed"]),
+    ("--model_dir=~nosuchuser/m", ["--model_dir", "~nosuchuser/m"]),
     ("--data_dir=", ["--data_dir", "no file or directory"]),
     ("--model_dir=", ["--model_dir", "no file or directory"]),
     ("--export_dir=", ["--export_dir", "no file or directory"]),
@@ -257,10 +285,13 @@ def test_no_network(tmp_path):
   assert os.listdir(data_dir) == []
 
 
-def test_disk_full(flags, tmp_path):
+@pytest.mark.parametrize("size", [14, 35])
+def test_disk_full(flags, tmp_path, size):
+  """It is full after one or two checkpoints of 13 MB: that is one error."""
   mount = str(tmp_path / "model")
   os.mkdir(mount)
-  if subprocess.call(["mount", "-t", "tmpfs", "-o", "size=35m", "t", mount]):
+  if subprocess.call(["mount", "-t", "tmpfs", "-o", "size=%dm" % size, "t",
+                      mount]):
     pytest.skip("not permitted: mount")
   try:
     flags = dict(flags, train_steps=50, save_checkpoints_steps=10)
@@ -274,29 +305,6 @@ def test_disk_full(flags, tmp_path):
     assert result_of(result)[2] == 50
   finally:
     subprocess.check_call(["umount", mount])
-
-
-@pytest.mark.parametrize("later", [False, True])
-def test_file_size_limit(flags, start_run, tmp_path, later):
-  """TensorFlow takes it for the end of the data, but not at the first save."""
-  limit = ["prlimit", "--fsize=5000000"]
-  run = start_run(dict(flags, train_steps=10000, save_checkpoints_steps=100),
-                  prefix=[] if later else limit)
-  if later:
-    run.wait_for("loss = ")
-    subprocess.check_call(limit + ["--pid=%d" % run.process.pid])
-  assert run.wait() == 1
-  check_error_line(run.text(), *(
-      ["before step 10000", "--model_dir=%s" % (tmp_path / "model")] if later
-      else ["File too large"]))
-
-
-def test_model_dir_is_deleted(flags, start_run, tmp_path):
-  run = start_run(dict(flags, train_steps=1000000, save_checkpoints_steps=20))
-  run.wait_for("loss = ")
-  shutil.rmtree(str(tmp_path / "model"))
-  assert run.wait() == 1
-  check_error_line(run.text(), str(tmp_path / "model"))
 
 
 def test_unknown_file_system(flags):
@@ -324,22 +332,31 @@ def test_home_directory(flags, digits_dir, tmp_path):
   assert not list((tmp_path / "cwd").iterdir())
 
 
-@pytest.mark.parametrize("stdout,word", [
-    (">&-", "closed"), (">/dev/full", "No space left")])
-def test_stdout_that_takes_nothing(flags, stdout, word):
+def test_stdout_is_closed(flags):
   """The result would be lost, so this is an error."""
   result = run_script(dict(flags, train_steps=2), prefix=[
-      "sh", "-c", 'exec "$@" ' + stdout, "sh"])
-  result.check_error(word)
+      "sh", "-c", 'exec "$@" >&-', "sh"])
+  result.check_error("closed")
 
 
-@pytest.mark.parametrize("unused_time", [0] + [
-    pytest.param(time, marks=pytest.mark.slow) for time in range(1, 5)])
-def test_nan_loss(flags, tmp_path, unused_time):
-  """It may also become huge and stay so: the first steps decide."""
-  run_script(dict(flags, learning_rate=1000, train_steps=100)).check_error(
-      "--learning_rate", "1000", "NaN")
-  # With a good one, the run resumes from the checkpoint before that.
+def test_stdout_without_flush(flags, monkeypatch):
+  """As some notebooks have it: the result is written all the same."""
+  class Stdout(object):
+    text = ""
+
+    def write(self, text):
+      self.text += text
+
+  monkeypatch.setattr(sys, "stdout", Stdout())
+  cnn_mnist.main(arguments_of(flags, train_steps=1))
+  assert parse_result(sys.stdout.text)[2] == 1
+
+
+def test_nan_loss(flags, nan_script, tmp_path):
+  """Estimator ends the training, and with that the advice is given."""
+  result = run_script(dict(flags, train_steps=100), script=nan_script)
+  result.check_error("NaN", "a tenth of --learning_rate=0.05")
+  # The run resumes from the checkpoint before that.
   assert step_of(tmp_path / "model") == 0
   assert result_of(run_script(dict(flags, train_steps=5)))[2] == 5
 

@@ -4,14 +4,16 @@ import os
 import random
 import re
 import signal
+import subprocess
+import sys
 import time
 
 import pytest
 
 import cnn_mnist
 from conftest import (
-    AS_PID_1, descendant, ended_by, result_of, run_script,
-    skip_unless_permitted, step_of, write_split)
+    AS_PID_1, ROOT, Running, arguments_of, descendant, ended_by, result_of,
+    run_script, skip_unless_permitted, step_of, write_split)
 import handwritten_digits
 
 # SIGHUP is handled as SIGTERM is; SIGINT has a handler of Python's.
@@ -35,6 +37,8 @@ def test_killed(flags, start_run, tmp_path, times):
                          save_checkpoints_steps=every))
     run.wait_for("At step %d of 1000000: training" % last)
     run.wait_for("Saving checkpoints for %d " % last)
+    if not last:
+      run.wait_for("loss = ")  # That one is whole.
     time.sleep(rng.uniform(0, 1))
     run.process.kill()
     assert run.wait() == -signal.SIGKILL
@@ -73,33 +77,45 @@ def test_signal_while_training(flags, start_run, tmp_path, signum, prefix):
   assert result_of(result)[2] == step + 2
 
 
-def test_two_signals_at_once(flags, start_run, tmp_path):
-  """As timeout(1) sends them, to the process and to its group: that is one."""
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_two_signals_at_once(flags, start_run, tmp_path, signum):
+  """As timeout(1) and uv send them, to the process and its group: it is one."""
   run = start_run(dict(flags, train_steps=1000000,
                        save_checkpoints_steps=1000000))
   run.wait_for("loss = ")
   for _ in range(2):
-    os.kill(run.process.pid, signal.SIGTERM)
-    time.sleep(0.02)
+    os.kill(run.process.pid, signum)
+    time.sleep(0.2 if signum == signal.SIGINT else 0.02)
   # Python ends without its handlers: one that comes so late gives -15, which
   # is the same 143 to a shell.
-  assert run.wait() in ended_by(signal.SIGTERM)
+  assert run.wait() in ended_by(signum)
   assert step_of(tmp_path / "model") > 1
-  assert "Stopped by signal 15" in run.text()
+  assert "Stopped by signal %d" % signum in run.text()
 
 
-@pytest.mark.parametrize("prefix", [[], AS_PID_1])
-def test_second_signal(flags, start_run, prefix):
-  """In a step of many seconds: the first waits for its end, not the second."""
-  skip_unless_permitted(prefix)
-  run = start_run(dict(flags, batch_size=8000), prefix=prefix)
-  run.wait_for("Saving checkpoints for 0 ")
-  time.sleep(2)
-  pid = descendant(run.process.pid)
-  os.kill(pid, signal.SIGTERM)
+SLOW_STEP = """if True:
+  import sys, time, cnn_mnist
+  class Sleep(cnn_mnist.ProgressHook):
+    def after_run(self, run_context, run_values):
+      cnn_mnist.tf.logging.info("Sleeping")
+      for _ in range(1000):
+        time.sleep(0.01)
+  cnn_mnist.ProgressHook = Sleep
+  cnn_mnist.main(sys.argv[1:])"""
+
+
+def test_second_signal(flags):
+  """In a step of ten seconds: the first waits for its end, not the second."""
+  run = Running(subprocess.Popen(
+      [sys.executable, "-c", SLOW_STEP] + arguments_of(flags),
+      stderr=subprocess.PIPE, universal_newlines=True,
+      env=dict(os.environ, PYTHONPATH=ROOT)))
+  run.wait_for("Sleeping")
+  time.sleep(0.5)
+  run.process.terminate()
   time.sleep(1)
   assert run.process.poll() is None
-  os.kill(pid, signal.SIGTERM)
+  run.process.terminate()
   start = time.time()
   assert run.wait() == 128 + signal.SIGTERM
   assert time.time() - start < 1
@@ -112,7 +128,7 @@ def test_nohup(flags, start_run, tmp_path):
   run.wait_for("loss = ")
   for _ in range(2):  # A second signal is not one to end at once either.
     run.process.send_signal(signal.SIGHUP)
-    time.sleep(1)
+    time.sleep(0.7)
   run.wait_for("probabilities = ", since=len(run.log))
   assert "Stopped" not in run.text()
   run.process.send_signal(signal.SIGTERM)
@@ -137,9 +153,11 @@ def test_signal_during_the_imports(flags, start_run, signum):
   assert run.log == []
   run.process.send_signal(signum)
   start = time.time()
-  assert run.wait() in ended_by(signum)
+  code = run.wait()
   assert time.time() - start < 1
-  assert run.log == []
+  # Of Ctrl-C, Python tells where it was in the imports; NumPy's, in its way.
+  assert code in ended_by(signum) + (1,) * (signum == signal.SIGINT)
+  assert run.log == [] or signum == signal.SIGINT
 
 
 def open_for_writing(path, run):
@@ -156,7 +174,10 @@ def open_for_writing(path, run):
 
 @every_signal
 def test_signal_before_training(flags, start_run, tmp_path, signum):
-  """While it waits for data from a pipe, it ends at once, silently."""
+  """While it waits for data from a pipe, it ends at once, silently.
+
+  With SIGINT it is Python that ends, which takes its time.
+  """
   pipe = str(tmp_path / "train-images-idx3-ubyte")
   os.mkfifo(pipe)
   for name in cnn_mnist.SHA256:
@@ -168,7 +189,7 @@ def test_signal_before_training(flags, start_run, tmp_path, signum):
   run.process.send_signal(signum)
   start = time.time()
   assert run.wait() in ended_by(signum)
-  assert time.time() - start < 2
+  assert time.time() - start < (5 if signum == signal.SIGINT else 2)
   assert "Traceback" not in run.text()
   os.close(writer)
 
@@ -188,7 +209,7 @@ def test_signal_during_evaluation(flags, start_run, tmp_path, signum):
     run.process.send_signal(signum)
     start = time.time()
     assert run.wait() in ended_by(signum)
-    assert time.time() - start < 1
+    assert time.time() - start < (5 if signum == signal.SIGINT else 1)
     assert stdout.read() == ""
   assert "Traceback" not in run.text()
   assert step_of(tmp_path / "model") == 1
