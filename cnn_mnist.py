@@ -121,8 +121,7 @@ def main(argv=()):
   the user can solve; SystemExit after --help, a bad flag or picture, a signal.
   """
   args = parse_flags(argv)
-  set_up_logging()
-  check_environment()
+  set_up_tensorflow()
   if args.predict:
     classify_pictures(args)
     return
@@ -190,14 +189,12 @@ def parse_flags(argv):
   add("--train_steps", type=int, default=20000, help="global step to train to")
   add("--batch_size", type=int, default=100, help="images per training step")
   add("--learning_rate", type=float, default=0.001, help="of gradient descent")
-  add("--log_every_n_iter", type=int, default=50,
-      help="log the probabilities every this many steps")
+  add("--log_every_n_iter", type=int, default=50, help="steps between logs")
   add("--save_checkpoints_steps", type=int, default=1000,
-      help="save a checkpoint every this many steps")
+      help="steps between checkpoints")
   add("--seed", type=int, help="of the random numbers, to repeat a run")
   add("--bfloat16", action="store_true",
-      help="multiply in bfloat16: faster on CPUs with amx_bf16, and on AMD's "
-      "with avx512_bf16; needs TensorFlow 2")
+      help="multiply in bfloat16: pays with amx_bf16, or AMD's avx512_bf16")
   add("--predict", type=path, nargs="+", metavar="PICTURE",
       help="classify pictures (PNG, JPEG, GIF, BMP) instead of training")
   add("--export_dir", type=path, help="write a SavedModel into it at the end")
@@ -220,32 +217,27 @@ def parse_flags(argv):
   return args
 
 
-def set_up_logging():
-  """Lets TensorFlow log to stderr from now on, a line for each message."""
-  handler = logging.StreamHandler()
+def set_up_tensorflow():
+  """Lets it log to stderr, and logs the device; UserError if it does not fit."""
+  logger, handler = tf.get_logger(), logging.StreamHandler()
   handler.setFormatter(logging.Formatter(
       "%(asctime)s %(levelname)s %(message)s", "%H:%M:%S"))
-  # Hide what Estimator says of its configuration (half a page) and its graphs.
+  # Hide what Estimator says of its configuration (half a page), its graphs and
+  # hooks, and its own rate beside that of ProgressHook.
   handler.addFilter(lambda record: not re.match(
-      "Using|Calling model|Done calling model", str(record.msg)))
-  logger = tf.get_logger()
-  logger.setLevel(logging.INFO)
-  # In place of TensorFlow's own, and of the one of an earlier call.
+      "Using|Calling|Done|Create Ch|Graph was|Running l|Signatures|global_step",
+      record.getMessage()))
+  # In place of TensorFlow's own handler, or of that of an earlier call.
   logger.propagate, logger.handlers = False, [handler]
+  logger.setLevel(logging.INFO)
   warnings.filterwarnings("ignore", "`tf.layers")
-
-
-def check_environment():
-  """Logs the device; raises UserError if TensorFlow or stdout can't be used."""
   try:
     if not re.match(r"1\.15|2\.(\d|1[0-5])\.", tf.__version__):
-      raise ImportError("This version has no such Estimator.")
+      raise ImportError("It has no such Estimator.")
     _ = tf.estimator.Estimator, tf.layers.conv2d  # Keras 3 lacks the layers.
   except (ImportError, AttributeError) as e:
-    raise UserError(f"TensorFlow {tf.__version__}: {e} The script needs 1.15, "
-                    "or 2 up to 2.15, with its own Keras. On Python 3.7 to 3.11"
-                    f": {sys.executable} -m pip install -r requirements.txt, "
-                    "on others: uv run --python 3.11 cnn_mnist.py")
+    raise UserError(f"TensorFlow {tf.__version__}: {e} Install what README.md "
+                    "says, or: uv run --python 3.11 cnn_mnist.py")
   if sys.stdout is None:
     raise UserError("stdout is closed, so no result can be printed")
   gpus = tf.config.experimental.list_physical_devices("GPU")
@@ -275,7 +267,7 @@ def make_config(args):
   return config
 
 
-# ---- Training and export -----------------------------------------------------
+# ---- Training, export, model directory ---------------------------------------
 
 def train_model(classifier, train_input_fn, eval_input_fn, last_step, hooks):
   """Trains to last_step or a signal, alone or as a task of TF_CONFIG's job."""
@@ -293,9 +285,9 @@ def train_model(classifier, train_input_fn, eval_input_fn, last_step, hooks):
       if config.num_worker_replicas + config.num_ps_replicas == 1:
         classifier.train(train_input_fn, hooks, max_steps=last_step)
       else:
-        tf.logging.info("Running as %s; training waits for the parameter "
-                        "servers %s", config.task_type,
-                        config.cluster_spec.as_dict().get("ps", "of the job"))
+        servers = config.cluster_spec.as_dict().get("ps", "of TF_CONFIG")
+        tf.logging.info(f"Running as {config.task_type} {config.task_id}; the "
+                        f"job waits for the parameter servers {servers}")
         tf.estimator.train_and_evaluate(
             classifier,
             tf.estimator.TrainSpec(train_input_fn, last_step, hooks),
@@ -303,9 +295,8 @@ def train_model(classifier, train_input_fn, eval_input_fn, last_step, hooks):
                                   start_delay_secs=0))
     except tf.train.NanLossDuringTrainingError:
       rate = classifier.params.get("learning_rate", 0.001)
-      raise UserError("the loss became NaN: give a tenth of --learning_rate="
-                      f"{rate:g} or less, and if that fails, another "
-                      "--model_dir")
+      raise UserError(f"the loss became NaN: give a tenth of --learning_rate="
+                      f"{rate:g}, and if that fails, another --model_dir")
     if stop.signum:
       name = signal.Signals(stop.signum).name
       tf.logging.info(f"Stopped by signal {stop.signum} ({name}), checkpoint "
@@ -372,6 +363,58 @@ class StopOnSignalHook(tf.train.SessionRunHook):
       signal.signal(signum, handler)
 
 
+@contextlib.contextmanager
+def claim_model_dir(config):
+  """Locks the chief's model_dir while it lasts: for one training at a time."""
+  if not config.is_chief or "://" in config.model_dir or os.name != "posix":
+    yield
+    return
+  import fcntl
+  with open(os.path.join(config.model_dir, ".lock"), "a") as lock:
+    try:
+      fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+      raise UserError(f"--model_dir={config.model_dir} is in use by another "
+                      "run: wait for it, or give another --model_dir")
+    except OSError as e:  # Some network file systems have no locks.
+      tf.logging.warning("--model_dir=%s can't be locked (%s): let no other "
+                         "run use it", config.model_dir, e.strerror)
+    yield
+
+
+def make_directory(path, flag):
+  """Makes a flag's local directory; raises UserError if it can't be written."""
+  try:
+    if path and "://" not in path:
+      os.makedirs(path, exist_ok=True)
+      # Closed before it is deleted, as a virtual machine's shared folder needs.
+      tempfile.NamedTemporaryFile(dir=path, prefix=".").close()
+  except OSError as e:
+    raise UserError(f"--{flag}={path} is no writable directory: {e.strerror}")
+
+
+def find_checkpoint(model_dir):
+  """Returns path and step of the checkpoint to go on from, or None and 0.
+
+  The file "checkpoint" names it. If that names none that is in model_dir, and
+  TensorFlow would silently start over, UserError is raised.
+  """
+  problem = 'the file "checkpoint" names none that is there'
+  try:
+    path = tf.train.latest_checkpoint(model_dir)
+    if path and os.path.realpath(os.path.dirname(path)) == (
+        os.path.realpath(model_dir)):
+      return path, tf.train.load_variable(path, "global_step")
+  except (tf.errors.OpError, ValueError, IndexError) as e:  # A file is damaged.
+    problem = " ".join(str(e).split())
+  if tf.io.gfile.glob([os.path.join(model_dir, name)
+                       for name in ("checkpoint", "*.index")]):
+    raise UserError(f"--model_dir={model_dir}: can't go on from its checkpoint "
+                    f"({problem}). Name another one in the file \"checkpoint\" "
+                    "there, or give another --model_dir")
+  return None, 0
+
+
 # ---- Data --------------------------------------------------------------------
 
 MIRRORS = ("https://storage.googleapis.com/cvdf-datasets/mnist/",
@@ -387,7 +430,6 @@ SHA256 = {
         "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
 }
 STALL_SECS = 10  # After this long without a byte, the next mirror is tried.
-DOWNLOAD_SECS = 600  # So is it after this: 10 MB at 17 kB/s take as long.
 
 
 def load_mnist(data_dir):
@@ -463,81 +505,25 @@ def find_mnist(data_dir):
 
 def download(name, data_dir):
   """Downloads a file into data_dir and returns its path."""
-  path, problems = os.path.join(data_dir, name), []
   for url in [mirror + name for mirror in MIRRORS]:
     tf.logging.info("Downloading %s into %s", url, data_dir)
-    content, chunk, end = bytearray(), None, time.monotonic() + DOWNLOAD_SECS
     try:
       with urllib.request.urlopen(url, timeout=STALL_SECS) as response:
-        while chunk != b"" and time.monotonic() < end:
-          chunk = response.read1(1 << 16)
-          content += chunk
+        content = response.read()
       if hashlib.sha256(content).hexdigest() != SHA256[name]:
-        raise OSError("wrong, incomplete or too slow")
+        raise OSError("it is not MNIST's file")
       with tempfile.TemporaryDirectory(dir=data_dir, prefix=".") as temp:
         part = pathlib.Path(temp, name)
         part.write_bytes(content)
-        part.replace(path)
-      return path
+        part.replace(os.path.join(data_dir, name))
+      return os.path.join(data_dir, name)
     except (OSError, http.client.HTTPException) as e:
-      problems.append(f"{url} ({e})")
-  raise UserError(f"no {name} in --data_dir={data_dir}, nor at "
-                  f"{', nor at '.join(problems)}. Put the four files there, or "
-                  "use those that tests/handwritten_digits.py makes")
-
-
-# ---- Model directory ---------------------------------------------------------
-
-@contextlib.contextmanager
-def claim_model_dir(config):
-  """Locks the chief's model_dir while it lasts: for one training at a time."""
-  if not config.is_chief or "://" in config.model_dir or os.name != "posix":
-    yield
-    return
-  import fcntl
-  with open(os.path.join(config.model_dir, ".lock"), "a") as lock:
-    try:
-      fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-      raise UserError(f"--model_dir={config.model_dir} is in use by another "
-                      "run: wait for it, or give another --model_dir")
-    except OSError as e:  # Some network file systems have no locks.
-      tf.logging.warning("--model_dir=%s can't be locked (%s): let no other "
-                         "run use it", config.model_dir, e.strerror)
-    yield
-
-
-def make_directory(path, flag):
-  """Makes a flag's local directory; raises UserError if it can't be written."""
-  try:
-    if path and "://" not in path:
-      os.makedirs(path, exist_ok=True)
-      # Closed before it is deleted, as a virtual machine's shared folder needs.
-      tempfile.NamedTemporaryFile(dir=path, prefix=".").close()
-  except OSError as e:
-    raise UserError(f"--{flag}={path} is no writable directory: {e.strerror}")
-
-
-def find_checkpoint(model_dir):
-  """Returns path and step of the checkpoint to go on from, or None and 0.
-
-  The file "checkpoint" names it. If that names none that is in model_dir, and
-  TensorFlow would silently start over, UserError is raised.
-  """
-  problem = 'the file "checkpoint" names none that is there'
-  try:
-    path = tf.train.latest_checkpoint(model_dir)
-    if path and os.path.realpath(os.path.dirname(path)) == (
-        os.path.realpath(model_dir)):
-      return path, tf.train.load_variable(path, "global_step")
-  except (tf.errors.OpError, ValueError, IndexError) as e:  # A file is damaged.
-    problem = " ".join(str(e).split())
-  if tf.io.gfile.glob([os.path.join(model_dir, name)
-                       for name in ("checkpoint", "*.index")]):
-    raise UserError(f"--model_dir={model_dir}: can't go on from its checkpoint "
-                    f"({problem}). Name another one in the file \"checkpoint\" "
-                    "there, or give another --model_dir")
-  return None, 0
+      tf.logging.warning("%s: %s", url, e)
+  with contextlib.suppress(OSError):  # It is not empty, or was not made here.
+    os.rmdir(data_dir)
+  raise UserError(f"no {name} in --data_dir={data_dir}, nor could it be "
+                  "downloaded. Without a network, other digits are made by: "
+                  f"{sys.executable} tests/handwritten_digits.py digits")
 
 
 # ---- Pictures ----------------------------------------------------------------
@@ -557,9 +543,8 @@ def classify_pictures(args):
     except UserError as e:
       errors.append(f"cnn_mnist.py: error: {e}")
     except ImportError as e:
-      raise UserError(
-          f"--predict needs Pillow and SciPy ({e}): {sys.executable} -m pip "
-          "install pillow scipy, or: uv run --with pillow --with scipy")
+      raise UserError(f"{e}. --predict needs Pillow and SciPy: {sys.executable}"
+                      " -m pip install pillow scipy, or uv run --with both")
   job = os.environ.pop("TF_CONFIG", None)  # The Estimator would wait for it.
   classifier = tf.estimator.Estimator(
       model_fn=cnn_model_fn, config=make_config(args),
@@ -667,22 +652,19 @@ if __name__ == "__main__":
   threads = set(threading.enumerate())
   try:
     main(sys.argv[1:])
-  except UserError as e:
-    sys.exit(f"cnn_mnist.py: error: {e}")
   except KeyboardInterrupt:
     sys.exit(130)
+  except (UserError, OSError, UnicodeError) as e:
+    sys.exit(f"cnn_mnist.py: error: {e}")
   except tf.errors.OpError as e:
     # TensorFlow 2 puts the place in the code in front.
     text = re.sub(r"(?s)Graph execution error:.*?\nNode: .*?\n", "", e.message)
     line = re.sub(r"error:\s+", "error: ", text).strip().partition("\n")[0]
-    model_dir = parse_flags(sys.argv[1:]).model_dir
-    sys.exit(f"cnn_mnist.py: error: --model_dir={model_dir}: "
-             f"{type(e).__name__}: {line}")
-  except (OSError, UnicodeError) as e:
-    sys.exit(f"cnn_mnist.py: error: {type(e).__name__}: {e}")
+    model_dir = parse_flags(sys.argv[1:]).model_dir  # The checkpoint's place
+    sys.exit(f"cnn_mnist.py: error: --model_dir={model_dir}: {line}")
   finally:
     # TensorFlow does not wait for the threads that cancel an input's queue. A
     # process may abort if it ends while one of them is inside TensorFlow.
     for thread in set(threading.enumerate()) - threads:
-      if type(thread) is threading.Thread:  # The writers of summaries stay.
+      if type(thread) is threading.Thread:  # Not one that writes summaries
         thread.join(timeout=10)
