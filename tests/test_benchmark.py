@@ -1,14 +1,21 @@
-"""The benchmark still works: one round, one curve and its plot."""
+"""The benchmark still works: its data, one round, one curve and its plot."""
 import os
 import re
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
 
-import benchmark
 from conftest import ROOT
+
+BENCHMARK = os.path.join(ROOT, "tests", "benchmark")
+sys.path.insert(0, BENCHMARK)
+
+import cnn_mnist  # noqa: E402
+import compare  # noqa: E402
+import mnist_data  # noqa: E402
 
 PYTHON = "--tf%s_python=%s" % (tf.__version__[0], sys.executable)
 
@@ -16,7 +23,7 @@ PYTHON = "--tf%s_python=%s" % (tf.__version__[0], sys.executable)
 def run_benchmark(*arguments):
   """Runs it to its end; returns what it prints."""
   return subprocess.check_output(
-      [sys.executable, os.path.join(ROOT, "tests", "benchmark.py")] +
+      [sys.executable, os.path.join(BENCHMARK, "compare.py")] +
       list(arguments), universal_newlines=True)
 
 
@@ -41,7 +48,7 @@ def test_one_round(mnist_dir):
   assert head[0] == "program" and {len(row) for row in rows} == {len(head)}
   names = ["tutorial, TensorFlow " + version,
            "cnn_mnist.py, TensorFlow " + version]
-  if version == "2" and "bfloat16" in benchmark.precisions():
+  if version == "2" and "bfloat16" in compare.precisions():
     names.append("cnn_mnist.py --bfloat16, TensorFlow 2")
   assert [row[0] for row in rows] == names
   rates = []
@@ -66,8 +73,17 @@ def test_one_round(mnist_dir):
     assert verdict == ("met" if low < float(ratio) < high else "missed")
 
 
+def test_all_programs_get_the_same_data(mnist_dir):
+  """The loader of those without tf.contrib, and cnn_mnist.py's."""
+  splits = zip(mnist_data.load_mnist(mnist_dir),
+               cnn_mnist.load_mnist(mnist_dir))
+  for arrays, expected in splits:
+    for array, other in zip(arrays, expected):
+      assert array.dtype == other.dtype and np.array_equal(array, other)
+
+
 def test_operations_of_a_step():
-  assert benchmark.gflop_per_step() == pytest.approx(8.2, abs=0.1)
+  assert compare.gflop_per_step() == pytest.approx(8.2, abs=0.1)
 
 
 def test_curve_has_all_checkpoints(curve):
@@ -98,7 +114,7 @@ def test_last_accuracy_is_that_of_the_run(curve):
 
 def test_plot(curve, tmp_path):
   pytest.importorskip("matplotlib", reason="matplotlib is not installed: "
-                      "tests/benchmark_requirements.txt")
+                      "tests/benchmark/requirements.txt")
   path = tmp_path / "curve.png"
   run_benchmark("--plot=%s" % path, curve[0])
   assert path.read_bytes().startswith(b"\x89PNG")
