@@ -218,7 +218,7 @@ def parse_flags(argv):
 
 
 def set_up_tensorflow():
-  """Lets it log to stderr, and logs the device; UserError if it does not fit."""
+  """Sets up its log, on stderr; raises UserError if the script can't use it."""
   logger, handler = tf.get_logger(), logging.StreamHandler()
   handler.setFormatter(logging.Formatter(
       "%(asctime)s %(levelname)s %(message)s", "%H:%M:%S"))
@@ -236,8 +236,9 @@ def set_up_tensorflow():
       raise ImportError("It has no such Estimator.")
     _ = tf.estimator.Estimator, tf.layers.conv2d  # Keras 3 lacks the layers.
   except (ImportError, AttributeError) as e:
-    raise UserError(f"TensorFlow {tf.__version__}: {e} Install what README.md "
-                    "says, or: uv run --python 3.11 cnn_mnist.py")
+    raise UserError(f"TensorFlow {tf.__version__}: {e} The script needs 1.15, "
+                    f"or 2 up to 2.15: {sys.executable} -m pip install -r "
+                    "requirements.txt, or: uv run --python 3.11 cnn_mnist.py")
   if sys.stdout is None:
     raise UserError("stdout is closed, so no result can be printed")
   gpus = tf.config.experimental.list_physical_devices("GPU")
@@ -298,9 +299,8 @@ def train_model(classifier, train_input_fn, eval_input_fn, last_step, hooks):
       raise UserError(f"the loss became NaN: give a tenth of --learning_rate="
                       f"{rate:g}, and if that fails, another --model_dir")
     if stop.signum:
-      name = signal.Signals(stop.signum).name
-      tf.logging.info(f"Stopped by signal {stop.signum} ({name}), checkpoint "
-                      "saved: the same command resumes from there")
+      tf.logging.info(f"Stopped by signal {stop.signum}, with a checkpoint: "
+                      "the same command resumes from there")
       sys.exit(128 + stop.signum)
 
 
@@ -396,8 +396,7 @@ def make_directory(path, flag):
 def find_checkpoint(model_dir):
   """Returns path and step of the checkpoint to go on from, or None and 0.
 
-  The file "checkpoint" names it. If that names none that is in model_dir, and
-  TensorFlow would silently start over, UserError is raised.
+  Where there are some, but TensorFlow would silently start over: UserError.
   """
   problem = 'the file "checkpoint" names none that is there'
   try:
@@ -437,7 +436,6 @@ def load_mnist(data_dir):
 
   The arrays are the tutorial's, bit for bit: as there, the first twelfth of the
   training images, 5,000 of MNIST's 60,000, is left out.
-
   Returns (train_data, train_labels), (eval_data, eval_labels): data float32
   [N, 784] in [0, 1], labels int32 [N] in 0..9. MNIST has N = 55,000 and 10,000.
   Raises UserError if a file is faulty, or can't be read or downloaded.
@@ -529,10 +527,7 @@ def download(name, data_dir):
 # ---- Pictures ----------------------------------------------------------------
 
 def classify_pictures(args):
-  """Prints each picture's path, digit and probability, separated by tabs.
-
-  Exits with 1 and an error for each picture that can't be read, after the rest.
-  """
+  """Prints each picture's path, digit and probability, and then the errors."""
   if find_checkpoint(args.model_dir) == (None, 0):
     raise UserError(f"--model_dir={args.model_dir} has no checkpoint: train "
                     "one first")

@@ -4,6 +4,7 @@ import fcntl
 import glob
 import hashlib
 import io
+import logging
 import os
 import pickle
 import re
@@ -145,6 +146,20 @@ def nan_script(tmp_path):
   return edit_script(tmp_path, (loss, "loss=tf.log(3.5 - tf.cast("
                                 "tf.train.get_global_step(), tf.float32)), "
                                 "train_op=train_op"))
+
+
+@pytest.fixture
+def tensorflow_log():
+  """What TensorFlow logs."""
+  stream = io.StringIO()
+  handler = logging.StreamHandler(stream)
+  logger = logging.getLogger("tensorflow")
+  level = logger.level
+  logger.addHandler(handler)
+  logger.setLevel("INFO")
+  yield stream
+  logger.removeHandler(handler)
+  logger.setLevel(level)
 
 
 def arguments_of(flags, **more):

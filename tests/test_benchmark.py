@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
 
-from conftest import ROOT
+from conftest import ROOT, make_once
 
 BENCHMARK = os.path.join(ROOT, "tests", "benchmark")
 sys.path.insert(0, BENCHMARK)
@@ -27,14 +27,17 @@ def run_benchmark(*arguments):
       list(arguments), universal_newlines=True)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def curve(digits_dir, tmp_path_factory):
   """Directory of a curve that was measured on the digits, and the output."""
-  directory = str(tmp_path_factory.mktemp("curves") / "some_steps")
-  output = run_benchmark(
-      PYTHON, "--data_dir=" + digits_dir, "--measure_curve=" + directory, "--",
-      "--train_steps=20", "--save_checkpoints_steps=2", "--learning_rate=0.1")
-  return directory, output
+  def make(directory):
+    curve_dir = str(directory / "some_steps")
+    return curve_dir, run_benchmark(
+        PYTHON, "--data_dir=" + digits_dir, "--measure_curve=" + curve_dir,
+        "--", "--train_steps=20", "--save_checkpoints_steps=2",
+        "--learning_rate=0.1")
+
+  return make_once(tmp_path_factory, "curve", make)
 
 
 def test_one_round(mnist_dir):

@@ -324,11 +324,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
       content = bytes(len(content))
     elif way == "short":
       content = content[:-1]
-    elif way in ("stalled", "dripping"):
+    elif way == "stalled":
       self.wfile.write(content[:10])
-      while not self.server.stop.wait(0.2):
-        if way == "dripping":
-          self.wfile.write(b"x")
+      self.server.stop.wait()
       return
     self.wfile.write(content)
 
@@ -374,10 +372,9 @@ def closed_port():
 
 @pytest.mark.parametrize("first", [
     "good", "redirect", "404", "500", "500-once", "wrong", "short", "stalled",
-    "dripping", "refused", "no DNS"])
+    "refused", "no DNS"])
 def test_download(server, digits_dir, tmp_path, monkeypatch, first):
   monkeypatch.setattr(cnn_mnist, "STALL_SECS", 0.5)
-  monkeypatch.setattr(cnn_mnist, "DOWNLOAD_SECS", 1)
   first = {"refused": "http://127.0.0.1:%d/" % closed_port(),
            "no DNS": "http://no-such-host.invalid/"}.get(first, first)
   server.set_mirrors(first, "good")
@@ -391,7 +388,7 @@ def test_download(server, digits_dir, tmp_path, monkeypatch, first):
     assert served.count(first) == 4
   elif first == "500-once":
     assert served.count("good") == 4
-  elif first in ("404", "500", "wrong", "short", "stalled", "dripping"):
+  elif first in ("404", "500", "wrong", "short", "stalled"):
     assert served.count(first) == 4 and served.count("good") == 4
   # All is there: no request is made any more.
   del server.requests[:]
@@ -400,18 +397,23 @@ def test_download(server, digits_dir, tmp_path, monkeypatch, first):
 
 
 @pytest.mark.parametrize("ways", [
-    ("404", "500"), ("wrong", "short"), ("stalled", "dripping")])
-def test_both_mirrors_fail(server, tmp_path, monkeypatch, ways):
+    ("404", "500"), ("wrong", "short"), ("stalled", "404")])
+def test_both_mirrors_fail(server, tmp_path, monkeypatch, tensorflow_log, ways):
+  """The log has the reasons, the error what to do, and no directory is left."""
   monkeypatch.setattr(cnn_mnist, "STALL_SECS", 0.5)
-  monkeypatch.setattr(cnn_mnist, "DOWNLOAD_SECS", 1)
   server.set_mirrors(*ways)
   directory = str(tmp_path / "data")
   with pytest.raises(cnn_mnist.UserError) as error:
     cnn_mnist.load_mnist(directory)
   message = str(error.value)
-  for word in (TRAIN_IMAGES, directory, "handwritten_digits.py", "\n") + ways:
+  for word in (TRAIN_IMAGES, directory, "handwritten_digits.py", "\n"):
     assert (word in message) == (word != "\n"), message
-  assert os.listdir(directory) == []
+  reasons = {"404": "404", "500": "500", "wrong": "not MNIST's file",
+             "short": "IncompleteRead", "stalled": "timed out"}
+  for way in ways:
+    assert "/%s/%s: " % (way, TRAIN_IMAGES) in tensorflow_log.getvalue()
+    assert reasons[way] in tensorflow_log.getvalue()
+  assert not os.path.exists(directory)
 
 
 def test_download_of_what_is_missing(server, data_dir, digits_dir):
