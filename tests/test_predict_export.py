@@ -239,15 +239,15 @@ def test_one_picture_of_many_is_bad(trained, digits, tmp_path):
 
 def test_predict_while_training(flags, start_run, tmp_path, digits):
   """Five checkpoints are kept; the one that is used is chosen late enough."""
-  run = start_run(dict(flags, train_steps=1000000, save_checkpoints_steps=20))
+  run = start_run(dict(flags, train_steps=1000000, save_checkpoints_steps=10))
   path = str(tmp_path / "large.png")
   on_page(to_image(digits[0][0]), np.random.RandomState(0), 1500).save(path)
-  run.wait_for("Saving checkpoints for 100 ")
+  run.wait_for("Saving checkpoints for 50 ")
   first = step_of(flags["model_dir"])
   result = run_script({"model_dir": flags["model_dir"]},
-                      "--predict", *[path] * 200)
+                      "--predict", *[path] * 60)
   assert result.returncode == 0, result.stderr
-  assert len(parse_predictions(result.stdout)) == 200
+  assert len(parse_predictions(result.stdout)) == 60
   # What was the newest checkpoint at the start is deleted by now.
   assert run.process.poll() is None
   assert not (tmp_path / "model" / ("model.ckpt-%d.index" % first)).exists()
