@@ -46,8 +46,7 @@ import numpy as np  # noqa: E402
 import tensorflow.compat.v1 as tf  # noqa: E402
 
 # Hide deprecations: TensorFlow 1's API is used on purpose.
-tf.get_logger().addFilter(lambda record: record.filename not in (
-    "deprecation.py", "module_wrapper.py"))
+tf.get_logger().addFilter(lambda record: record.filename != "deprecation.py")
 tf.disable_v2_behavior()
 
 
@@ -222,8 +221,7 @@ def set_up_tensorflow():
   logger, handler = tf.get_logger(), logging.StreamHandler()
   handler.setFormatter(logging.Formatter(
       "%(asctime)s %(levelname)s %(message)s", "%H:%M:%S"))
-  # Hide what Estimator says of its configuration (half a page), its graphs and
-  # hooks, and its own rate beside that of ProgressHook.
+  # Hide the configuration (half a page) and what says nothing to a user.
   handler.addFilter(lambda record: not re.match(
       "Using|Calling|Done|Create Ch|Graph was|Running l|Signatures|global_step",
       record.getMessage()))
@@ -401,13 +399,11 @@ def find_checkpoint(model_dir):
   problem = 'the file "checkpoint" names none that is there'
   try:
     path = tf.train.latest_checkpoint(model_dir)
-    if path and os.path.realpath(os.path.dirname(path)) == (
-        os.path.realpath(model_dir)):
+    if path and os.sep not in os.path.relpath(path, model_dir):
       return path, tf.train.load_variable(path, "global_step")
   except (tf.errors.OpError, ValueError, IndexError) as e:  # A file is damaged.
     problem = " ".join(str(e).split())
-  if tf.io.gfile.glob([os.path.join(model_dir, name)
-                       for name in ("checkpoint", "*.index")]):
+  if tf.io.gfile.glob(os.path.join(model_dir, "*ckpt*")):
     raise UserError(f"--model_dir={model_dir}: can't go on from its checkpoint "
                     f"({problem}). Name another one in the file \"checkpoint\" "
                     "there, or give another --model_dir")
@@ -529,8 +525,7 @@ def download(name, data_dir):
 def classify_pictures(args):
   """Prints each picture's path, digit and probability, and then the errors."""
   if find_checkpoint(args.model_dir) == (None, 0):
-    raise UserError(f"--model_dir={args.model_dir} has no checkpoint: train "
-                    "one first")
+    raise UserError(f"no checkpoint in --model_dir={args.model_dir}: train one")
   digits, errors = [], []
   for path in args.predict:
     try:
@@ -559,10 +554,10 @@ def classify_pictures(args):
 def read_picture(path):
   """Reads a picture of a digit (PNG, JPEG, GIF, BMP) and makes it MNIST-like.
 
-  Returns float32 [28, 28] in [0, 1], light on dark; raises UserError if the
-  file can't be read or shows no digit.
+  Returns float32 [28, 28] in [0, 1], light on dark; or raises UserError.
   """
   from PIL import Image, ImageOps
+  from scipy import ndimage
   try:
     with warnings.catch_warnings():
       warnings.simplefilter("ignore")  # Such as on corrupt EXIF data
@@ -572,17 +567,17 @@ def read_picture(path):
         image.draft(None, (512, 512))  # JPEG is decoded at less than full size.
         if image.mode.startswith("I"):  # 16 bits: convert would clip at 255.
           image = Image.fromarray(np.uint8(np.asarray(image) // 257))
-        image = image.convert("RGBA").convert("LA")
+        image = ImageOps.exif_transpose(image.convert("RGBA").convert("LA"))
         image.thumbnail((256, 256), Image.BOX)  # Averages the noise as well.
-        image = ImageOps.exif_transpose(image)
   except Exception as e:  # Pillow raises many kinds on damaged files.
-    reason = getattr(e, "strerror", None) or str(e) or type(e).__name__
-    raise UserError(f"--predict: {path} can't be read as a picture: "
-                    f"{' '.join(reason.split())}")
+    reason = " ".join((getattr(e, "strerror", 0) or str(e) or repr(e)).split())
+    raise UserError(f"--predict: {path} can't be read as a picture: {reason}")
   grey, alpha = np.moveaxis(np.asarray(image, np.float32) / 255, 2, 0)
-  # Transparent pixels become white behind dark strokes, black behind light.
-  white = (grey * alpha).sum() < alpha.sum() / 2
-  ink = extract_ink(grey * alpha + white * (1 - alpha))
+  # Ink is what differs most from the edge of what is opaque, or is all of it.
+  near = ndimage.uniform_filter(alpha, 3)
+  edge = np.average(grey, weights=(alpha + 1e-9) * (1.001 - near))
+  ink = grey.flat[np.argmax(alpha * near * (np.abs(grey - edge) + 0.01))]
+  ink = extract_ink(grey * alpha + (ink < 0.5) * (1 - alpha))
   if ink is None:
     raise UserError(f"--predict: {path} shows no digit")
   return center(ink)
@@ -591,38 +586,38 @@ def read_picture(path):
 def extract_ink(grey):
   """Separates a digit from its page, be it dark on light or light on dark.
 
-  Takes float32 [height, width] in [0, 1]. Returns the digit's part of it: the
-  page is 0, the strongest ink 1; or None if there is no ink.
+  Takes float32 [h, w]; returns the digit's part, 0 (page) to 1 (ink), or None.
   """
   from scipy import ndimage
-  # The local median is the page; ink moves the mean off it.
+  # The local median is the page. Ink is farther off it than uneven light.
   step = -(-max(grey.shape) // 48)  # A coarse grid suffices.
-  top, left = np.minimum(step, grey.shape) // 2
-  small = ndimage.uniform_filter(grey, step)[top::step, left::step]
-  median = ndimage.median_filter(small, max(small.shape) // 5 * 2 + 1,
-                                 mode="nearest")
-  dark = small.mean() < median.mean()
+  small = ndimage.uniform_filter(grey, step)[::step, ::step]
+  off = small - ndimage.median_filter(small, max(small.shape) // 5 * 2 + 1,
+                                      mode="nearest")
+  dark = off[np.abs(off) >= np.abs(off).max() / 3].sum() < 0
   # Closing fills what is narrower than half the picture, and leaves the page.
   width = max(grey.shape) // 2 + 1
   padded = np.pad(grey if dark else -grey, width, "edge")
   page = ndimage.grey_closing(padded, width)[width:-width, width:-width]
   ink = (page - grey) / (page + 0.1) if dark else page + grey
-  peak = np.percentile(ink, 99.9)
-  sides = ink[0], ink[-1], ink[:, 0], ink[:, -1]
-  if peak < max(0.1, 8 * np.median(np.concatenate(sides))):
+  sides = np.concatenate((ink[0], ink[-1], ink[:, 0], ink[:, -1]))
+  if np.percentile(ink, 99.9) < max(0.06, 8 * np.median(sides)):
     return None  # It is too weak, or mere noise.
-  # The lines of paper cross two sides or more, and are weaker than the digit.
-  lines = 1.3 * sorted(side.max() for side in sides)[-2]
-  weak = max(peak / 4, lines if lines < 0.7 * peak else 0)
+  # The lines of paper lead from side to side, nearly straight, in weaker ink.
+  paths = np.stack([np.pad(ink, 1, "constant", constant_values=np.inf)] * 4)
+  for path in [np.rot90(paths[turn], turn) for turn in range(4)]:
+    for before, here, reach in zip(path, path[1:], [1, 1, 3] * len(path)):
+      np.minimum(here, ndimage.maximum_filter1d(before, reach), out=here)
+  lines = np.minimum(paths[:2], paths[2:]).max(axis=0)[1:-1, 1:-1]
+  ink = ink - lines * (lines.max() < 0.75 * np.percentile(ink, 99.9))
+  peak = np.percentile(ink, 99.9)
   # Weak ink is the digit's where it joins on to strong ink.
-  digit = ndimage.binary_propagation(ink > max(peak / 2, weak), mask=ink > weak)
+  digit = ndimage.binary_propagation(ink > peak / 2, mask=ink > peak / 4)
   # Of parts that are some pixels apart, those with little ink are specks.
   parts, count = ndimage.label(ndimage.binary_dilation(digit, iterations=2))
   weights = ndimage.sum(ink * digit, parts, range(count + 1))
-  kept = (weights > weights.max() / 8)[parts]
-  ink = np.float32(np.clip(ink / peak, 0, 1) * kept)  # With its faint edges
-  box, = ndimage.find_objects((ink > 0.01).astype(int))
-  return ink[box]
+  ink = np.clip(ink / peak, 0, 1) * (weights > weights.max() / 8)[parts]
+  return ink[ndimage.find_objects((ink > 0.01).astype(int))[0]]
 
 
 def center(ink):
