@@ -3,10 +3,13 @@
 All take a numpy.random.RandomState, and repeat themselves with its seed. None
 needs a font. Coverage is float [height, width] in [0, 1]: 1 is full of ink.
 """
+import io
+
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFilter
 
 INKS = {"blue": (35, 60, 150), "black": (30, 30, 35), "pencil": (95, 95, 100)}
+PALE = (212, 211, 206)  # As a hard pencil's, out of focus
 LINES = ((165, 190, 225), (185, 185, 185))  # Blueish and grey, as in school
 # Strokes of a pen in a box of 2 wide and 3 high, from the top left.
 STROKES = {
@@ -58,6 +61,23 @@ def put_on_page(image, rng):
   return np.asarray(page) / 255
 
 
+def blur(coverage, share):
+  """Blurs the ink, as out of focus, over a share of the page's longer side."""
+  image = Image.fromarray(np.uint8(np.rint(coverage * 255)))
+  return np.asarray(image.filter(ImageFilter.GaussianBlur(
+      max(image.size) * share))) / 255
+
+
+def clear(image, value, jpeg=False):
+  """Makes transparent what is exactly this grey, by JPEG first or as it is."""
+  if jpeg:
+    content = io.BytesIO()
+    image.save(content, "JPEG")
+    image = Image.open(content)
+  alpha = np.uint8(np.asarray(image) != value) * 255
+  return Image.merge("LA", [image, Image.fromarray(alpha)])
+
+
 def rule(shape, rng, squared):
   """Returns the coverage of paper's lines, which are a little oblique."""
   y, x = np.indices(shape)
@@ -73,7 +93,7 @@ def rule(shape, rng, squared):
 
 
 def shade(shape, rng, kind):
-  """Returns the light: an even one, a ramp or a shadow's edge, to its half."""
+  """Returns the light: even, a ramp, a lamp's or a shadow's edge, to a half."""
   y, x = np.indices(shape)
   angle = rng.uniform(0, 2 * np.pi)
   u = x * np.cos(angle) + y * np.sin(angle)
@@ -81,7 +101,7 @@ def shade(shape, rng, kind):
   if kind == "sharp":  # Over a fiftieth of the page
     u = np.clip((u - rng.uniform(0.3, 0.7)) * 50 + 0.5, 0, 1)
   return {"even": 0.75 + 0.1 * u, "ramp": 0.9 - 0.45 * u,
-          "sharp": 0.9 - 0.45 * u}[kind]
+          "lamp": 0.9 / (1 + u ** 2), "sharp": 0.9 - 0.45 * u}[kind]
 
 
 def photograph(coverage, rng, light="even", lines="", ink=None, chalk=False):
@@ -90,20 +110,24 @@ def photograph(coverage, rng, light="even", lines="", ink=None, chalk=False):
   Args:
     coverage: float [height, width] in [0, 1], the ink's.
     rng: numpy.random.RandomState.
-    light: "even", "ramp" or "sharp", of a shadow.
-    lines: "", "ruled" or "squared" paper.
-    ink: a name in INKS; None for any of them.
+    light: "even", "ramp", "lamp" or "sharp", of a shadow.
+    lines: "", "ruled" or "squared" paper; "dark": squared, nearly as the ink.
+    ink: a name in INKS or "pale"; None for any of INKS.
     chalk: whether it is white on a dark page.
   """
-  color = np.array(INKS[ink or sorted(INKS)[rng.randint(len(INKS))]])
+  color = np.array(PALE if ink == "pale" else
+                   INKS[ink or sorted(INKS)[rng.randint(len(INKS))]])
   paper = np.array([245, 244, 238])
   if chalk:
     color, paper = np.array([235, 235, 230]), np.array([40, 52, 45])
   picture = np.ones(coverage.shape + (3,)) * paper
   if lines:
-    amount = rule(coverage.shape, rng, lines == "squared")[:, :, np.newaxis]
-    picture += amount * (np.array(LINES[rng.randint(2)]) - paper)
+    amount = rule(coverage.shape, rng, lines != "ruled")[:, :, np.newaxis]
+    line = paper + 0.7 * (color - paper) if lines == "dark" else (
+        np.array(LINES[rng.randint(2)]))
+    picture += amount * (line - paper)
   picture += coverage[:, :, np.newaxis] * (color - picture)
   picture *= shade(coverage.shape, rng, light)[:, :, np.newaxis]
-  picture += rng.normal(0, 4, coverage.shape + (1,))
+  # A camera smooths what is out of focus.
+  picture += rng.normal(0, 1 if ink == "pale" else 4, coverage.shape + (1,))
   return Image.fromarray(np.uint8(picture.clip(0, 255)))

@@ -76,6 +76,15 @@ FORMS = {
     "dark.png": lambda image, rng: with_alpha(image, 20),
     "light.png": lambda image, rng: with_alpha(image, 235),
     "rgba.png": lambda image, rng: with_alpha(image, 20).convert("RGBA"),
+    "tight.png": lambda image, rng: image.crop(image.getbbox()),
+    "white.png": lambda image, rng: make_pictures.clear(
+        on_page(image, rng), 255),
+    "white_jpeg.png": lambda image, rng: make_pictures.clear(
+        on_page(image, rng), 255, jpeg=True),
+    "black.png": lambda image, rng: make_pictures.clear(
+        ImageOps.invert(on_page(image, rng)), 0),
+    "black_jpeg.png": lambda image, rng: make_pictures.clear(
+        ImageOps.invert(on_page(image, rng)), 0, jpeg=True),
     "16bit.png": lambda image, rng: Image.fromarray(
         np.asarray(image).astype(np.int32) * 257).convert("I;16"),
     "large.png": lambda image, rng: on_page(image, rng, 1500),
@@ -123,7 +132,8 @@ def test_predict(trained, digits, tmp_path, form):
 @pytest.mark.parametrize("light,lines,chalk,least", [
     ("even", "", False, 0.9), ("ramp", "", False, 0.9),
     ("sharp", "", False, 0.9), ("ramp", "", True, 0.9),
-    ("even", "ruled", False, 0.8), ("ramp", "squared", False, 0.8)])
+    ("even", "ruled", False, 0.8), ("ramp", "squared", False, 0.8),
+    ("even", "dark", False, 0.6)])
 def test_photographs(mnist_dir, mnist_model, tmp_path, source, light, lines,
                      chalk, least):
   """Digits on a page as a camera takes them, with a shadow or on lines."""
@@ -144,17 +154,82 @@ def test_photographs(mnist_dir, mnist_model, tmp_path, source, light, lines,
   assert hits >= least * count
 
 
+@pytest.mark.parametrize("source", ["mnist", "pen"])
+def test_pale_strokes(mnist_dir, mnist_model, tmp_path, source):
+  """Pale, blurred strokes in a lamp's light, which varies more than they do."""
+  _, (images, labels) = cnn_mnist.load_mnist(mnist_dir)
+  rng = np.random.RandomState(0)
+  expected = {}
+  for i in range(60):
+    image = (to_image(images[i]) if source == "mnist" else
+             make_pictures.write_digit(i % 10, rng))
+    coverage = make_pictures.blur(make_pictures.put_on_page(image, rng), 0.01)
+    path = str(tmp_path / ("%d.jpg" % i))
+    make_pictures.photograph(coverage, rng, "lamp", ink="pale").save(path)
+    expected[path] = labels[i] if source == "mnist" else i % 10
+  result = run_script({"model_dir": mnist_model[0]}, "--predict", *expected)
+  hits = sum(expected[path] == digit
+             for path, digit in parse_predictions(result.stdout))
+  print("%d of %d" % (hits, len(expected)))
+  assert hits >= 0.9 * len(expected)
+
+
+@pytest.mark.parametrize("light", ["even", "ramp", "lamp", "sharp"])
+@pytest.mark.parametrize("chalk", [False, True])
+def test_empty_page(tmp_path, light, chalk):
+  """Neither uneven light nor noise is a digit."""
+  rng = np.random.RandomState(0)
+  path = str(tmp_path / "empty.jpg")
+  for _ in range(10):
+    page = np.zeros(rng.randint(60, 600, 2))
+    make_pictures.photograph(page, rng, light, chalk=chalk).save(path)
+    with pytest.raises(cnn_mnist.UserError, match="no digit"):
+      cnn_mnist.read_picture(path)
+
+
+def test_transparent_page(mnist_dir, mnist_model, tmp_path):
+  """What is behind it is found: as many digits are right as of opaque ones."""
+  _, (images, labels) = cnn_mnist.load_mnist(mnist_dir)
+  forms = {
+      "opaque": lambda light, dark: dark,
+      "cut_dark": lambda light, dark: with_alpha(light, 20),
+      "cut_light": lambda light, dark: with_alpha(light, 235),
+      "cut_white": lambda light, dark: with_alpha(light, 255),
+      "white": lambda light, dark: make_pictures.clear(dark, 255),
+      "white_jpeg": lambda light, dark: make_pictures.clear(dark, 255, True),
+      "black": lambda light, dark: make_pictures.clear(light, 0),
+      "black_jpeg": lambda light, dark: make_pictures.clear(light, 0, True),
+      "palette": lambda light, dark: dark.convert("P")}
+  paths, hits = {}, dict.fromkeys(forms, 0)
+  for i, (image, label) in enumerate(zip(images[:100], labels)):
+    # Lanczos' filter leaves nearly white pixels around the strokes.
+    light = to_image(image).resize((280, 280), Image.LANCZOS)
+    for name, form in forms.items():
+      path = str(tmp_path / ("%s%d.png" % (name, i)))
+      options = {"transparency": 255} if name == "palette" else {}
+      form(light, ImageOps.invert(light)).save(path, **options)
+      paths[path] = name, label
+  result = run_script({"model_dir": mnist_model[0]}, "--predict", *paths)
+  for path, digit in parse_predictions(result.stdout):
+    name, label = paths[path]
+    hits[name] += digit == label
+  print(hits)
+  for name in forms:  # JPEG blurs the strokes as well.
+    assert hits[name] >= min(98, hits["opaque"]) - ("jpeg" in name), name
+
+
 def test_pictures_of_people(mnist_model):
-  """Digits of 16 people, as they drew, scanned and photographed them."""
+  """Digits of 42 people, as they drew, scanned and photographed them."""
   if "PICTURES_DIR" not in os.environ:
     pytest.skip("PICTURES_DIR is not set")
-  paths = sorted(glob.glob(os.path.join(os.environ["PICTURES_DIR"], "*", "*")))
+  paths = [path for directory in os.environ["PICTURES_DIR"].split(os.pathsep)
+           for path in sorted(glob.glob(os.path.join(directory, "*", "*")))]
   result = run_script({"model_dir": mnist_model[0]}, "--predict", *paths)
   found = parse_predictions(result.stdout)
   hits = sum(str(digit) == os.path.basename(path)[0] for path, digit in found)
   print("%d of %d" % (hits, len(paths)))
-  # Ten trainings of half the steps gave 177 to 185; of 5,000, 187 and 188.
-  assert len(paths) == 190 and hits >= 172
+  # Ten trainings gave 373 to 396; of 5,000 steps, 403 to 405.
+  assert len(paths) == 412 and hits >= 360
 
 
 @pytest.mark.parametrize("orientation,turn", [
