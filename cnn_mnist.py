@@ -603,12 +603,12 @@ def extract_ink(grey):
   sides = np.concatenate((ink[0], ink[-1], ink[:, 0], ink[:, -1]))
   if np.percentile(ink, 99.9) < max(0.06, 8 * np.median(sides)):
     return None  # It is too weak, or mere noise.
-  # The lines of paper lead from side to side, nearly straight, in weaker ink.
-  paths = np.stack([np.pad(ink, 1, "constant", constant_values=np.inf)] * 4)
-  for path in [np.rot90(paths[turn], turn) for turn in range(4)]:
-    for before, here, reach in zip(path, path[1:], [1, 1, 3] * len(path)):
+  # Paper's lines: the weakest ink on the best nearly straight way between sides
+  weakest = np.stack([np.pad(ink, 1, "constant", constant_values=np.inf)] * 4)
+  for side in [np.rot90(weakest[turn], turn) for turn in range(4)]:
+    for before, here, reach in zip(side, side[1:], [1, 1, 3] * len(side)):
       np.minimum(here, ndimage.maximum_filter1d(before, reach), out=here)
-  lines = np.minimum(paths[:2], paths[2:]).max(axis=0)[1:-1, 1:-1]
+  lines = np.minimum(weakest[:2], weakest[2:]).max(axis=0)[1:-1, 1:-1]
   ink = ink - lines * (lines.max() < 0.75 * np.percentile(ink, 99.9))
   peak = np.percentile(ink, 99.9)
   # Weak ink is the digit's where it joins on to strong ink.
