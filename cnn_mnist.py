@@ -533,8 +533,9 @@ def classify_pictures(args):
     except UserError as e:
       errors.append(f"cnn_mnist.py: error: {e}")
     except ImportError as e:
-      raise UserError(f"{e}. --predict needs Pillow and SciPy: {sys.executable}"
-                      " -m pip install pillow scipy, or uv run --with both")
+      raise UserError(
+          f"{e}. --predict needs Pillow and SciPy: {sys.executable} -m pip "
+          "install pillow scipy, or uv run --with pillow --with scipy")
   job = os.environ.pop("TF_CONFIG", None)  # The Estimator would wait for it.
   classifier = tf.estimator.Estimator(
       model_fn=cnn_model_fn, config=make_config(args),
@@ -545,8 +546,7 @@ def classify_pictures(args):
     predictions = classifier.predict(tf.estimator.inputs.numpy_input_fn(
         x={"x": np.stack([digit for _, digit in digits])}, shuffle=False))
     for (path, _), found in zip(digits, predictions):
-      print("%s\t%d\t%.4f" % (path, found["classes"],
-                              found["probabilities"].max()))
+      print(f"{path}\t{found['classes']}\t{found['probabilities'].max():.4f}")
   if errors:
     sys.exit("\n".join(errors))
 
