@@ -123,7 +123,7 @@ def photograph(coverage, rng, light="even", lines="", ink=None, chalk=False):
   picture = np.ones(coverage.shape + (3,)) * paper
   if lines:
     amount = rule(coverage.shape, rng, lines != "ruled")[:, :, np.newaxis]
-    line = paper + 0.7 * (color - paper) if lines == "dark" else (
+    line = paper + 0.6 * (color - paper) if lines == "dark" else (
         np.array(LINES[rng.randint(2)]))
     picture += amount * (line - paper)
   picture += coverage[:, :, np.newaxis] * (color - picture)

@@ -76,7 +76,6 @@ FORMS = {
     "dark.png": lambda image, rng: with_alpha(image, 20),
     "light.png": lambda image, rng: with_alpha(image, 235),
     "rgba.png": lambda image, rng: with_alpha(image, 20).convert("RGBA"),
-    "tight.png": lambda image, rng: image.crop(image.getbbox()),
     "white.png": lambda image, rng: make_pictures.clear(
         on_page(image, rng), 255),
     "white_jpeg.png": lambda image, rng: make_pictures.clear(
@@ -203,7 +202,7 @@ def test_transparent_page(mnist_dir, mnist_model, tmp_path):
   paths, hits = {}, dict.fromkeys(forms, 0)
   for i, (image, label) in enumerate(zip(images[:100], labels)):
     # Lanczos' filter leaves nearly white pixels around the strokes.
-    light = to_image(image).resize((280, 280), Image.LANCZOS)
+    light = to_image(image).resize((140, 140), Image.LANCZOS)
     for name, form in forms.items():
       path = str(tmp_path / ("%s%d.png" % (name, i)))
       options = {"transparency": 255} if name == "palette" else {}
