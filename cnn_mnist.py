@@ -516,7 +516,7 @@ def download(name, data_dir):
   with contextlib.suppress(OSError):  # It is not empty, or was not made here.
     os.rmdir(data_dir)
   raise UserError(f"no {name} in --data_dir={data_dir}, nor could it be "
-                  "downloaded. Without a network, other digits are made by: "
+                  "downloaded. Other digits, with tests/requirements.txt: "
                   f"{sys.executable} tests/handwritten_digits.py digits")
 
 
