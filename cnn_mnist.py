@@ -46,7 +46,7 @@ import numpy as np  # noqa: E402
 import tensorflow.compat.v1 as tf  # noqa: E402
 
 # Hide deprecations: TensorFlow 1's API is used on purpose.
-tf.get_logger().addFilter(lambda record: record.filename != "deprecation.py")
+tf.get_logger().addFilter(lambda record: "deprecated" not in str(record.msg))
 tf.disable_v2_behavior()
 
 
