@@ -403,7 +403,8 @@ def find_checkpoint(model_dir):
       return path, tf.train.load_variable(path, "global_step")
   except (tf.errors.OpError, ValueError, IndexError) as e:  # A file is damaged.
     problem = " ".join(str(e).split())
-  if tf.io.gfile.glob(os.path.join(model_dir, "*ckpt*")):
+  pattern = os.path.join(model_dir, "*ckpt*")
+  if tf.io.gfile.exists(model_dir) and tf.io.gfile.glob(pattern):
     raise UserError(f"--model_dir={model_dir}: can't go on from its checkpoint "
                     f"({problem}). Name another one in the file \"checkpoint\" "
                     "there, or give another --model_dir")
@@ -653,8 +654,7 @@ if __name__ == "__main__":
     model_dir = parse_flags(sys.argv[1:]).model_dir  # The checkpoint's place
     sys.exit(f"cnn_mnist.py: error: --model_dir={model_dir}: {line}")
   finally:
-    # TensorFlow does not wait for the threads that cancel an input's queue. A
-    # process may abort if it ends while one of them is inside TensorFlow.
+    # The process may abort if it ends while one of these cancels a queue.
     for thread in set(threading.enumerate()) - threads:
       if type(thread) is threading.Thread:  # Not one that writes summaries
         thread.join(timeout=10)
