@@ -39,7 +39,7 @@ def models(pythons, digits_dir, tmp_path_factory):
   def make(directory):
     result = run_script({
         "data_dir": digits_dir, "model_dir": directory / "model",
-        "train_steps": 100, "learning_rate": 0.03,
+        "train_steps": 100, "batch_size": 20, "learning_rate": 0.05,
         "export_dir": directory / "export"}, python=pythons[directory.name])
     exported, = (directory / "export").iterdir()
     return str(directory / "model"), str(exported), result_of(result)
@@ -76,9 +76,10 @@ def test_continue(pythons, models, digits_dir, tmp_path, writer, reader):
   model_dir, _, (accuracy, loss, _) = models[writer]
   copy = str(tmp_path / "model")
   shutil.copytree(model_dir, copy)
+  # At a lower rate, since at the same one the loss may well rise once.
   result = run_script({"data_dir": digits_dir, "model_dir": copy,
-                       "train_steps": 200, "learning_rate": 0.03},
-                      python=pythons[reader])
+                       "train_steps": 200, "batch_size": 20,
+                       "learning_rate": 0.02}, python=pythons[reader])
   assert "At step 100 of 200: training" in result.stderr
   later_accuracy, later_loss, step = result_of(result)
   assert step == step_of(copy) == 200
@@ -175,7 +176,7 @@ def tf2_python():
   return os.environ["TF2_PYTHON"]
 
 
-IMPORT = """if True:
+PROGRAM_OF_TENSORFLOW_2 = """if True:
   import logging, os, signal, sys, threading, warnings
   from absl import logging as absl_logging
   import numpy as np
@@ -207,20 +208,7 @@ IMPORT = """if True:
   for name in before:
     assert after[name] == before[name], (name, before[name], after[name])
   assert signal.set_wakeup_fd(-1) == -1
-  print("unchanged")
-"""
 
-
-def test_import_into_tensorflow_2(tf2_python):
-  """TensorFlow acts as version 1 from then on, and nothing else changes."""
-  assert run_code(tf2_python, IMPORT) == "unchanged"
-
-
-USE = """if True:
-  import sys
-  import numpy as np
-  import tensorflow as tf
-  import cnn_mnist
   data_dir, model_dir = sys.argv[1:]
   (images, labels), (test_images, test_labels) = cnn_mnist.load_mnist(data_dir)
   inputs = tf.compat.v1.estimator.inputs.numpy_input_fn
@@ -240,7 +228,8 @@ USE = """if True:
 
 
 def test_use_in_tensorflow_2(tf2_python, digits_dir, tmp_path):
-  """The model function and the loader, in a program of TensorFlow 2."""
+  """The import changes nothing, but that TensorFlow acts as version 1 then."""
   model_dir = str(tmp_path / "model")
-  assert run_code(tf2_python, USE, digits_dir, model_dir) == "works"
+  assert run_code(tf2_python, PROGRAM_OF_TENSORFLOW_2, digits_dir,
+                  model_dir) == "works"
   assert step_of(model_dir) == 5
