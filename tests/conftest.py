@@ -406,7 +406,8 @@ def trained(digits_dir, tmp_path_factory):
   def make(directory):
     result = run_script({
         "data_dir": digits_dir, "model_dir": directory, "train_steps": 200,
-        "learning_rate": 0.1, "save_checkpoints_steps": 100})
+        "batch_size": 50, "learning_rate": 0.15,
+        "save_checkpoints_steps": 100})
     assert result.returncode == 0, result.stderr
     return str(directory), result
 

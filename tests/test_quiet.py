@@ -41,12 +41,6 @@ def environment():
 
 
 @without_device
-def test_wrong_flag(environment):
-  run_script({"batch_size": 0}, env=environment,
-             process=True).check_wrong_flag("batch_size")
-
-
-@without_device
 def test_run(flags, environment, tmp_path):
   """A training, its evaluation and an export."""
   result = run_script(dict(flags, train_steps=3, export_dir=tmp_path / "e"),

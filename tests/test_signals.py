@@ -25,7 +25,7 @@ also_as_pid_1 = pytest.mark.parametrize("prefix", [[], pytest.param(
 
 
 @pytest.mark.parametrize("times", [
-    4, pytest.param(20, marks=pytest.mark.slow)])
+    2, pytest.param(20, marks=pytest.mark.slow)])
 def test_killed(flags, start_run, tmp_path, times):
   """Half of the runs save at each step, to be killed while writing."""
   model_dir = tmp_path / "model"
@@ -198,7 +198,7 @@ def test_signal_during_evaluation(flags, start_run, tmp_path, signum):
   """The checkpoint is saved already: it ends at once, without a result."""
   images, labels = handwritten_digits.load_digits()
   write_split(tmp_path, "train", images, labels)
-  write_split(tmp_path, "t10k", images.repeat(50, axis=0), labels.repeat(50))
+  write_split(tmp_path, "t10k", images.repeat(20, axis=0), labels.repeat(20))
   with open(str(tmp_path / "stdout"), "w+") as stdout:
     run = start_run(dict(flags, data_dir=tmp_path, train_steps=1),
                     stdout=stdout)
