@@ -3,7 +3,6 @@ import contextlib
 import glob
 import logging
 import os
-import runpy
 import signal
 import sys
 import threading
@@ -152,17 +151,6 @@ def test_main_after_a_failed_one(flags, capsys, nan_loss):
   assert error.value.args  # As a console keeps it
 
 
-def test_run_path_twice(flags, capsys, monkeypatch):
-  """As IPython's %run and IDEs do it; Ctrl-C is Python's own again after it."""
-  handler = signal.getsignal(signal.SIGINT)
-  for step in 2, 4:
-    monkeypatch.setattr(sys, "argv", [SCRIPT] + arguments(
-        flags, train_steps=step))
-    runpy.run_path(SCRIPT, run_name="__main__")
-    assert parse_result(capsys.readouterr().out)[2] == step
-    assert signal.getsignal(signal.SIGINT) == handler
-
-
 def test_main_in_two_threads(flags, capsys, tmp_path):
   """At once: there, no handler may be set, and each has results of its own."""
   threads = []
@@ -178,19 +166,6 @@ def test_main_in_two_threads(flags, capsys, tmp_path):
   for steps in 3, 60:
     losses = events(tmp_path / str(steps))["loss"]
     assert losses[0][0] == 1 and events(tmp_path / str(steps) / "eval")
-
-
-@pytest.mark.parametrize("argv,code,words", [
-    (["--help"], 0, ["--train_steps TRAIN_STEPS", "default: 20000"]),
-    (["--train_steps=x"], 2, ["usage: cnn_mnist.py", "error: argument"]),
-    (["--bogus"], 2, ["error: unrecognized arguments: --bogus"])])
-def test_exit_of_the_flags(capsys, argv, code, words):
-  with pytest.raises(SystemExit) as e:
-    cnn_mnist.main(argv)
-  assert e.value.code == code
-  captured = capsys.readouterr()
-  for word in words:
-    assert word in captured.out + captured.err
 
 
 def test_flags():

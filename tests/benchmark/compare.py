@@ -351,8 +351,7 @@ def evaluate_checkpoints(folder, data_dir):
   """Yields time, step and accuracy of each checkpoint that was kept."""
   import cnn_mnist  # pylint: disable=g-import-not-at-top
   tf, np = cnn_mnist.tf, cnn_mnist.np
-  tf.logging.set_verbosity(tf.logging.ERROR)  # That hides deprecations,
-  warnings.filterwarnings("ignore", "`tf.layers")  # and this hides Keras's.
+  warnings.filterwarnings("ignore", "`tf.layers")  # Keras's deprecations
   _, (data, labels) = cnn_mnist.load_mnist(data_dir)
   with tf.Graph().as_default(), tf.Session() as session:
     x = tf.placeholder(tf.float32, [None, 784])
