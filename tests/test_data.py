@@ -445,23 +445,24 @@ def test_other_publishers_names(server, data_dir, name):
 
 
 def load_process(server, directory, way):
-  """Starts a process that downloads from the server into directory."""
-  return subprocess.Popen(
+  """Starts a process that downloads into directory, up to its first request."""
+  process = subprocess.Popen(
       [sys.executable, "-c",
        "import cnn_mnist; cnn_mnist.SHA256.update(%r); "
        "cnn_mnist.MIRRORS = ['http://127.0.0.1:%d/%s/']; "
        "cnn_mnist.load_mnist(%r)" % (
            cnn_mnist.SHA256, server.server_port, way, directory)],
       env=dict(os.environ, PYTHONPATH=ROOT))
+  while not server.requests:
+    assert process.poll() is None
+    time.sleep(0.01)
+  return process
 
 
 def test_two_runs_download_at_once(server, digits_dir, tmp_path):
   directory = str(tmp_path / "data")
   server.set_mirrors("good")
   process = load_process(server, directory, "good")
-  while not server.requests:
-    assert process.poll() is None
-    time.sleep(0.01)
   cnn_mnist.load_mnist(directory)
   assert process.wait(120) == 0
   check_complete(directory, digits_dir)
@@ -471,9 +472,6 @@ def test_killed_download(server, digits_dir, tmp_path):
   """What it leaves is not under a final name, and the next run resumes."""
   directory = str(tmp_path / "data")
   process = load_process(server, directory, "stalled")
-  while not server.requests:
-    assert process.poll() is None
-    time.sleep(0.05)
   time.sleep(0.5)
   process.kill()
   process.wait()

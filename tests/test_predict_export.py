@@ -16,7 +16,7 @@ import pytest
 import tensorflow.compat.v1 as tf
 
 import cnn_mnist
-from conftest import UNPRIVILEGED, events, make_once, run_script, step_of
+from conftest import UNPRIVILEGED, events, make_once, run_script
 import make_pictures
 
 
@@ -296,20 +296,18 @@ def test_one_picture_of_many_is_bad(trained, digits, tmp_path):
     assert error.startswith("cnn_mnist.py: error: --predict: " + path), error
 
 
-def test_predict_while_training(flags, start_run, tmp_path, picture,
-                                monkeypatch, capsys):
+def test_predict_while_training(flags, start_run, picture, monkeypatch,
+                                capsys):
   """Five checkpoints are kept; the one that is used is chosen late enough."""
   run = start_run(dict(flags, train_steps=1000000, save_checkpoints_steps=10))
-  run.wait_for("Saving checkpoints for 0 ")
-  run.wait_for("loss = ")
+  run.wait_for("loss = ")  # The first checkpoint was saved before.
   read_picture = cnn_mnist.read_picture
 
   def read_slowly(path):
     """Returns after the newest checkpoint of the start has been deleted."""
-    first = tmp_path / "model" / ("model.ckpt-%d.index" % step_of(
-        flags["model_dir"]))
+    newest = tf.train.latest_checkpoint(str(flags["model_dir"])) + ".index"
     end = time.time() + 60
-    while first.exists():
+    while os.path.exists(newest):
       assert time.time() < end and run.process.poll() is None, run.text()
       time.sleep(0.02)
     return read_picture(path)
@@ -440,8 +438,9 @@ def test_saved_model_cli(exported):
   assert "shape: (-1, 28, 28)" in shown and "DT_FLOAT" in shown
 
 
-@pytest.mark.parametrize("what", ["file", "read-only"])
-def test_export_dir_not_writable(flags, tmp_path, what):
+@pytest.mark.parametrize("what,options", [
+    ("file", {}), ("read-only", {"prefix": UNPRIVILEGED})])
+def test_export_dir_not_writable(flags, tmp_path, what, options):
   """This is said before the training."""
   path = tmp_path / "export"
   if what == "file":
@@ -449,9 +448,7 @@ def test_export_dir_not_writable(flags, tmp_path, what):
   else:
     path.mkdir()
     path.chmod(0o555)
-  # It writes nothing, but in a process of its own it is not privileged.
-  result = run_script(dict(flags, export_dir=path),
-                      **({} if what == "file" else {"prefix": UNPRIVILEGED}))
+  result = run_script(dict(flags, export_dir=path), **options)
   result.check_error("--export_dir=%s is no writable directory" % path)
   assert "At step" not in result.stderr
 
