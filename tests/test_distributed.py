@@ -39,12 +39,16 @@ class Job(object):
         {"cluster": self.cluster, "task": {"type": task, "index": index}}))
 
   def start(self, *tasks):
-    """Starts tasks, such as "worker1"; returns the last one's Running."""
+    """Starts tasks, such as "worker1"; returns the last one's Running.
+
+    Each has a session of its own: in that of pytest, a halted task would make
+    the kernel send SIGHUP to all, if the shell that started pytest ends then.
+    """
     for name in tasks:
       with open(self._stdout_path(name), "w") as stdout:
         self.tasks[name] = self._start_run(
             self.flags, env=self.environment(name[:-1], int(name[-1])),
-            stdout=stdout)
+            stdout=stdout, start_new_session=True)
     return self.tasks[name]
 
   def stdout(self, name):
@@ -88,8 +92,8 @@ def test_job(digits_dir, start_run, tmp_path, workers):
   """
   model_dir, export_dir = tmp_path / "model", tmp_path / "export"
   job = Job(start_run, tmp_path, {
-      "data_dir": digits_dir, "model_dir": model_dir, "train_steps": 300,
-      "batch_size": 30, "learning_rate": 0.08, "save_checkpoints_steps": 200,
+      "data_dir": digits_dir, "model_dir": model_dir, "train_steps": 600,
+      "batch_size": 30, "learning_rate": 0.05, "save_checkpoints_steps": 400,
       "export_dir": export_dir}, workers=workers)
   all_workers = ["worker%d" % i for i in range(workers)]
   job.start("ps0", "chief0", "evaluator0", *all_workers)
@@ -103,7 +107,7 @@ def test_job(digits_dir, start_run, tmp_path, workers):
   assert job.stop("ps0") < 2
   # Workers see that the last step is reached only after steps of their own.
   step = step_of(model_dir)
-  assert 300 <= step < 310
+  assert 600 <= step < 610
   accuracy, _, at = parse_result(job.stdout("chief0"))
   assert accuracy > 0.85 and at == step
   for name in ["ps0", "evaluator0"] + all_workers:
