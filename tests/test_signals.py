@@ -36,8 +36,8 @@ def test_killed(flags, start_run, tmp_path, times):
     run = start_run(dict(flags, train_steps=1000000,
                          save_checkpoints_steps=every))
     run.wait_for("At step %d of 1000000: training" % last)
-    # Before its first step, TensorFlow writes the checkpoint that it restored
-    # in place: a kill in that fraction of a millisecond damages it.
+    # Before the first step, TensorFlow overwrites the checkpoint that it has
+    # just restored: a kill in that fraction of a millisecond damages it.
     run.wait_for("loss = ")
     time.sleep(rng.uniform(0, 1))
     run.process.kill()
