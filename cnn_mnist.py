@@ -590,12 +590,13 @@ def extract_ink(grey):
   Takes float32 [h, w]; returns the digit's part, 0 (page) to 1 (ink), or None.
   """
   from scipy import ndimage
-  # The local median is the page. Ink is farther off it than uneven light.
+  # The local median is the page; ink is what is far off it, near the middle.
   step = -(-max(grey.shape) // 48)  # A coarse grid suffices.
   small = ndimage.uniform_filter(grey, step)[::step, ::step]
   off = small - ndimage.median_filter(small, max(small.shape) // 5 * 2 + 1,
                                       mode="nearest")
-  dark = off[np.abs(off) >= np.abs(off).max() / 3].sum() < 0
+  window = np.outer(*[np.hamming(n + 2)[1:-1] for n in off.shape])
+  dark = (off * window)[np.abs(off) >= np.abs(off).max() / 3].sum() < 0
   # Closing fills what is narrower than half the picture, and leaves the page.
   width = max(grey.shape) // 2 + 1
   padded = np.pad(grey if dark else -grey, width, "edge")
@@ -616,8 +617,12 @@ def extract_ink(grey):
   digit = ndimage.binary_propagation(ink > peak / 2, mask=ink > peak / 4)
   # Of parts that are some pixels apart, those with little ink are specks.
   parts, count = ndimage.label(ndimage.binary_dilation(digit, iterations=2))
-  weights = ndimage.sum(ink * digit, parts, range(count + 1))
-  ink = np.clip(ink / peak, 0, 1) * (weights > weights.max() / 8)[parts]
+  weights = ndimage.sum(ink * digit, parts, range(1, count + 1))
+  heavy = np.flatnonzero(weights > weights.max() / 8)
+  reach = np.array([(-y.start, -x.start, y.stop, x.stop)
+                    for y, x in ndimage.find_objects(parts)])[heavy]
+  frames = (reach[:, np.newaxis] > reach).all(axis=2).any(axis=1)
+  ink = np.clip(ink / peak, 0, 1) * np.isin(parts, heavy[~frames] + 1)
   return ink[ndimage.find_objects((ink > 0.01).astype(int))[0]]
 
 

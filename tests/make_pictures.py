@@ -6,7 +6,7 @@ needs a font. Coverage is float [height, width] in [0, 1]: 1 is full of ink.
 import io
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFilter
+from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
 INKS = {"blue": (35, 60, 150), "black": (30, 30, 35), "pencil": (95, 95, 100)}
 PALE = (212, 211, 206)  # As a hard pencil's, out of focus
@@ -76,6 +76,35 @@ def clear(image, value, jpeg=False):
     image = Image.open(content)
   alpha = np.uint8(np.asarray(image) != value) * 255
   return Image.merge("LA", [image, Image.fromarray(alpha)])
+
+
+def draw_frame(picture, thick, margin, sides="left top right bottom",
+               degrees=0):
+  """Draws a black frame, or some sides of one, on a square grey picture."""
+  first, last = margin, picture.width - 1 - margin
+  ends = {"left": (first, first, first + thick - 1, last),
+          "top": (first, first, last, first + thick - 1),
+          "right": (last - thick + 1, first, last, last),
+          "bottom": (first, last - thick + 1, last, last)}
+  lines = Image.new("L", picture.size)
+  for side in sides.split():
+    ImageDraw.Draw(lines).rectangle(ends[side], fill=255)
+  return ImageChops.subtract(picture, lines.rotate(degrees, Image.BICUBIC))
+
+
+def lay_on_desk(picture, share, desk, degrees=0):
+  """Photographs a square grey sheet that is a share as wide as the picture."""
+  size = int(round(picture.width / share))
+  corner = (size - picture.width) // 2
+  sheet = Image.new("L", (size, size), 255)
+  sheet.paste(picture, (corner, corner))
+  mask = Image.new("L", (size, size))
+  mask.paste(255, (corner, corner, corner + picture.width,
+                   corner + picture.width))
+  photo = Image.new("L", (size, size), desk)
+  photo.paste(sheet.rotate(degrees, Image.BICUBIC, fillcolor=255),
+              (0, 0), mask.rotate(degrees, Image.BICUBIC))
+  return photo
 
 
 def rule(shape, rng, squared):
