@@ -45,11 +45,25 @@ AS_PID_1 = ["unshare", "--pid", "--fork", "--kill-child"]
 # The beginning of each line of the log, and of the rows of an array in it.
 LOG_LINE = r"\d\d:\d\d:\d\d (INFO|WARNING|ERROR) "
 CONTINUATION = r" "
+# What TensorFlow 2.21 says at its import, whatever its log's level is, and says
+# once more: a second library in it does.
+IMPORT_REMARKS = re.compile(r"""(?x) \A (?:
+    WARNING: [ ]All [ ]log [ ]messages [ ]before [ ]absl::InitializeLog .* \n |
+    I0000 .* oneDNN [ ]custom [ ]operations [ ]are [ ]on .* \n |
+    I0000 .* Could [ ]not [ ]find [ ]cuda [ ]drivers .* \n){0,6}""")
 
 
 def pytest_configure(config):
-  """Hides what Keras says of tf.layers, which the tests themselves use too."""
+  """Hides what TensorFlow says at its import, and Keras of tf.layers.
+
+  The tests use those themselves. What is captured by now would be printed after
+  the summary.
+  """
   config.addinivalue_line("filterwarnings", "ignore:.tf.layers:UserWarning")
+  # AutoGraph's, where an edited script has a Dataset
+  config.addinivalue_line("filterwarnings",
+                          "ignore:.*___pyct_anno:DeprecationWarning")
+  config.pluginmanager.getplugin("capturemanager").read_global_capture()
 
 
 def skip_unless_permitted(prefix):
@@ -172,6 +186,16 @@ def ended_by(signum):
   return 128 + signum, -signum
 
 
+def clean_environment(**variables):
+  """The environment, with these, without what the script set in this process.
+
+  TensorFlow 2.15, in a process of another interpreter, would obey it.
+  """
+  environment = dict(os.environ, **variables)
+  environment.pop("TF_USE_LEGACY_KERAS", None)
+  return environment
+
+
 def start_script(flags, *arguments, **options):
   """Starts cnn_mnist.py with pipes for its output.
 
@@ -186,6 +210,7 @@ def start_script(flags, *arguments, **options):
   """
   options.setdefault("stdout", subprocess.PIPE)
   options.setdefault("stderr", subprocess.PIPE)
+  options.setdefault("env", clean_environment())
   command = options.pop("prefix", []) + [
       options.pop("python", sys.executable), SCRIPT]
   command += arguments_of(flags) + list(arguments)
@@ -196,7 +221,8 @@ class Result(object):
   """What a run gave."""
 
   def __init__(self, returncode, stdout, stderr):
-    self.returncode, self.stdout, self.stderr = returncode, stdout, stderr
+    self.returncode, self.stdout = returncode, stdout
+    self.stderr = IMPORT_REMARKS.sub("", stderr)
 
   def check_error(self, *words):
     """Checks that it failed with one line that has the words.
@@ -250,7 +276,7 @@ def run_code(python, code, *arguments):
   result = finish(subprocess.Popen(
       [python, "-c", code] + list(arguments), stdout=subprocess.PIPE,
       stderr=subprocess.PIPE, universal_newlines=True,
-      env=dict(os.environ, PYTHONPATH=ROOT, TF_CPP_MIN_LOG_LEVEL="3")), 120)
+      env=clean_environment(PYTHONPATH=ROOT, TF_CPP_MIN_LOG_LEVEL="3")), 120)
   assert result.returncode == 0, result.stderr
   return result.stdout.strip()
 

@@ -1,3 +1,7 @@
+# /// script
+# requires-python = ">=3.7"
+# dependencies = ["numpy", "pillow", "scikit-learn", "scipy"]
+# ///
 """Writes real handwriting as files in MNIST's format, without a download.
 
 Source: the UCI digits that scikit-learn ships (sklearn.datasets.load_digits),

@@ -80,7 +80,7 @@ def test_main_leaves_nothing_behind(flags, picture, capsys, tmp_path,
   assert parse_result(capsys.readouterr().out.splitlines(True)[-1])[2] == 4
   with pytest.raises(cnn_mnist.UserError):
     cnn_mnist.main(arguments(flags, data_dir=tmp_path / "model"))
-  with nan_loss(), pytest.raises(cnn_mnist.UserError):
+  with nan_loss(), pytest.raises(tf.train.NanLossDuringTrainingError):
     cnn_mnist.main(arguments(flags, train_steps=9))
   cnn_mnist.main(arguments(flags, predict=picture))
   after = state()
@@ -143,8 +143,8 @@ def test_main_twice(flags, capsys, tmp_path, other):
 
 def test_main_after_a_failed_one(flags, capsys, nan_loss):
   """The lock of the first is gone, though its exception is kept."""
-  with nan_loss(), pytest.raises(cnn_mnist.UserError,
-                                 match="--learning_rate=0.05") as error:
+  with nan_loss(), pytest.raises(
+      tf.train.NanLossDuringTrainingError, match="NaN loss") as error:
     cnn_mnist.main(arguments(flags, train_steps=9))
   cnn_mnist.main(arguments(flags, train_steps=1))
   assert parse_result(capsys.readouterr().out)[2] == 1

@@ -59,13 +59,13 @@ def test_flags_in_readme():
 
 
 def test_pins_of_the_inline_metadata():
-  """Those of PEP 723 are those of requirements.txt, in the same order."""
+  """Those of PEP 723 are those of requirements.txt, but TensorBoard's."""
   with open(SCRIPT) as f:
     block = re.search(r"(?ms)^# /// script$\n(.*?)^# ///$", f.read()).group(1)
   pins = [line for line in read("requirements.txt").splitlines()
-          if line and not line.startswith("#")]
-  assert re.findall(r"(?m)^#   '(.*)',$", block) == pins
-  assert '# requires-python = ">=3.7,<3.12"' in block.splitlines()
+          if line and not line.startswith(("#", "tensorboard", "setuptools"))]
+  assert re.findall(r"'([^']*)',", block) == pins
+  assert '# requires-python = ">=3.7,<3.14"' in block.splitlines()
 
 
 def test_messages_in_troubleshooting():
@@ -75,7 +75,7 @@ def test_messages_in_troubleshooting():
   rows = re.findall(r"(?m)^\| (`.*?) \|", read("docs/troubleshooting.md"))
   of_others = ("distribution", "No module", "Error", "No space", "Permission",
                "Resource", "pthread", "OOM", "Killed", "Restoring", "Checksum",
-               "download …python")
+               "download …python", "has no attribute", "NaN loss")
   quotes = [quote for row in rows for quote in re.findall("`(.*?)`", row)
             if not any(word in quote for word in of_others)]
   assert len(quotes) > 15

@@ -1,7 +1,9 @@
-"""TensorFlow 1 and 2 continue, evaluate and serve what the other one wrote.
+"""Each TensorFlow continues, evaluates and serves what the other ones wrote.
 
-TF1_PYTHON and TF2_PYTHON, in the environment, are interpreters that have them.
+TF1_PYTHON, TF2_PYTHON and TF216_PYTHON, in the environment, are interpreters
+that have TensorFlow 1.15, 2 up to 2.15, and 2.16 or later.
 """
+import itertools
 import os
 import shutil
 import sys
@@ -13,22 +15,24 @@ import tensorflow.compat.v1 as tf
 import cnn_mnist
 from conftest import make_once, result_of, run_code, run_script, step_of
 
+NAMES = "TF1", "TF2", "TF216"
 directions = pytest.mark.parametrize(
-    "writer,reader", [("TF1", "TF2"), ("TF2", "TF1")])
+    "writer,reader", list(itertools.permutations(NAMES, 2)))
 
 
 @pytest.fixture(scope="session")
 def pythons():
-  """The interpreters, by "TF1" and "TF2"."""
+  """The interpreters, by NAMES."""
   found = {}
-  for name in "TF1", "TF2":
+  for name in NAMES:
     variable = name + "_PYTHON"
     if variable not in os.environ:
       pytest.skip(variable + " is not set")
     found[name] = os.environ[variable]
     version = run_code(found[name], "import tensorflow as tf\n"
                        "print(tf.__version__)")
-    assert "TF" + version[0] == name, "%s has TensorFlow %s" % (
+    major, minor = [int(part) for part in version.split(".")[:2]]
+    assert NAMES[major - 1 + (minor > 15)] == name, "%s has TensorFlow %s" % (
         variable, version)
   return found
 
@@ -142,28 +146,33 @@ def probabilities_of(python, code, path, images_path, directory):
   return probabilities
 
 
+@pytest.fixture
+def predict(pythons, models, images_path, tmp_path_factory):
+  """Function of who predicts with whose checkpoint; each pair does it once."""
+  return lambda reader, writer: make_once(
+      tmp_path_factory, "%s predicts with %s" % (reader, writer),
+      lambda directory: probabilities_of(
+          pythons[reader], PREDICT, models[writer][0], images_path, directory))
+
+
 @directions
-def test_saved_model(pythons, models, images_path, tmp_path, writer, reader):
+def test_saved_model(pythons, models, predict, images_path, tmp_path, writer,
+                     reader):
   """In a session, where only one's program reads only the other's files."""
-  model_dir, saved_model, _ = models[writer]
   served = probabilities_of(
-      pythons[reader], SERVE, saved_model, images_path, tmp_path)
+      pythons[reader], SERVE, models[writer][1], images_path, tmp_path)
   for name in writer, reader:
-    predicted = probabilities_of(
-        pythons[name], PREDICT, model_dir, images_path, tmp_path)
-    np.testing.assert_allclose(served, predicted, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(served, predict(name, writer), rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("writer", ["TF1", "TF2"])
-def test_saved_model_in_eager_mode(pythons, models, images_path, tmp_path,
-                                   writer):
+@pytest.mark.parametrize("reader", NAMES[1:])
+@pytest.mark.parametrize("writer", NAMES)
+def test_saved_model_in_eager_mode(pythons, models, predict, images_path,
+                                   tmp_path, writer, reader):
   """In a program of plain TensorFlow 2, without the script."""
-  model_dir, saved_model, _ = models[writer]
   served = probabilities_of(
-      pythons["TF2"], SERVE_EAGERLY, saved_model, images_path, tmp_path)
-  predicted = probabilities_of(
-      pythons[writer], PREDICT, model_dir, images_path, tmp_path)
-  np.testing.assert_allclose(served, predicted, rtol=0, atol=1e-5)
+      pythons[reader], SERVE_EAGERLY, models[writer][1], images_path, tmp_path)
+  np.testing.assert_allclose(served, predict(writer, writer), rtol=0, atol=1e-5)
 
 
 @pytest.fixture(scope="module")
@@ -181,8 +190,9 @@ PROGRAM_OF_TENSORFLOW_2 = """if True:
   from absl import logging as absl_logging
   import numpy as np
   import tensorflow as tf
-  # TensorFlow imports this part of itself, and Keras, when it is first used.
-  tf.compat.v1.estimator.Estimator
+  # TensorFlow up to 2.15 imports Estimator, and Keras, when it is first used.
+  if hasattr(tf.compat.v1, "estimator"):
+    tf.compat.v1.estimator.Estimator
 
   def state():
     loggers = [logging.getLogger(name) for name in ("", "absl", "tensorflow")]

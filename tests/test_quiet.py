@@ -8,11 +8,14 @@ import sys
 import pytest
 import tensorflow.compat.v1 as tf
 
-from conftest import check_log, result_of, run_script
+from conftest import check_log, finish, result_of, run_script
 
-# A line that TensorFlow's C++ part logs, and one that warns.
-CPP_LINE = re.compile(r"^\d{4}-\d\d-\d\d .*: [IWEF] ", re.MULTILINE)
-CPP_WARNING = re.compile(r"^\d{4}-\d\d-\d\d .*: [WEF] .*", re.MULTILINE)
+# A line that TensorFlow's C++ part logs, and one that warns: up to 2.17, those
+# begin with the date, and later ones with a letter.
+CPP_LINE = re.compile(r"^(?:\d{4}-\d\d-\d\d .*: [IWEF] |[IWEF]0000 )",
+                      re.MULTILINE)
+CPP_WARNING = re.compile(r"^(?:\d{4}-\d\d-\d\d .*: [WEF] |[WEF]0000 ).*",
+                         re.MULTILINE)
 
 # In front of a command, with an empty directory after it: there, /dev has the
 # nodes of an NVIDIA device, though nothing is behind them.
@@ -103,9 +106,9 @@ def test_warnings_about_a_device(flags, environment, tmp_path):
 
 def test_tensorboard():
   """It starts, with what the requirements installed beside it."""
-  result = subprocess.run(
+  result = finish(subprocess.Popen(
       [sys.executable, "-m", "tensorboard.main", "--version"],
       env=dict(os.environ, TF_CPP_MIN_LOG_LEVEL="3"), stdout=subprocess.PIPE,
-      stderr=subprocess.PIPE, universal_newlines=True)
+      stderr=subprocess.PIPE, universal_newlines=True), 60)
   assert result.returncode == 0, result.stderr
   assert re.match(r"[12]\.\d+\.\d+$", result.stdout) and not result.stderr

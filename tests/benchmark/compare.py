@@ -3,11 +3,12 @@
 The comparison: speed, memory, and how near to the limit of the machine.
 
   python tests/benchmark/compare.py --data_dir=MNIST-data [--tf1_python=PYTHON]
-      [--tf2_python=PYTHON] [--torch_python=PYTHON] [--jax_python=PYTHON]
-      [--rounds=5] [--steps=250]
+      [--tf2_python=PYTHON] [--tf216_python=PYTHON] [--torch_python=PYTHON]
+      [--jax_python=PYTHON] [--rounds=5] [--steps=250]
 
-PYTHON are interpreters of environments with TensorFlow 1.15, TensorFlow 2,
-PyTorch, and JAX with flax and optax. Each program is a process of its own, in
+PYTHON are interpreters of environments with TensorFlow 1.15, 2 up to 2.15, 2.16
+or later (for which the tutorial's program has no Estimator), PyTorch, and JAX
+with flax and optax. Each program is a process of its own, in
 turn, for several rounds. Rates are from its first step to its last, as its log
 shows them to who reads it; a ratio is the median of the ratios within the
 rounds; ranges are of all rounds. The limit is the fastest product of two large
@@ -52,8 +53,8 @@ ROOT = os.path.dirname(TESTS)
 OURS = os.path.join(ROOT, "cnn_mnist.py")
 TUTORIAL, PYTORCH, FLAX, MATMUL = [os.path.join(HERE, name) for name in (
     "tutorial.py", "pytorch_mnist.py", "flax_mnist.py", "matmul.py")]
-PEERS = {"tf1": "tensorflow", "tf2": "tensorflow", "torch": "torch",
-         "jax": "jax"}
+PEERS = {"tf1": "tensorflow", "tf2": "tensorflow", "tf216": "tensorflow",
+         "torch": "torch", "jax": "jax"}
 BFLOAT16_FLAGS = {"float32": [], "bfloat16": ["--bfloat16"]}
 RECIPES = {  # Of README. Each stage continues the one before.
     "97.3": ["--batch_size=50 --learning_rate=0.12 --train_steps=900"],
@@ -83,13 +84,15 @@ def list_programs(options):
         program, python, options.data_dir, "--train_steps=%d" % options.steps,
         *flags)
 
-  for number, python in (1, options.tf1_python), (2, options.tf2_python):
+  for version, python in (("1", options.tf1_python), ("2", options.tf2_python),
+                          ("2.16", options.tf216_python)):
+    if python and version != "2.16":
+      add("tutorial, TensorFlow " + version, "float32", TUTORIAL, python)
     if python:
-      add("tutorial, TensorFlow %d" % number, "float32", TUTORIAL, python)
-      add("cnn_mnist.py, TensorFlow %d" % number, "float32", OURS, python)
-  if options.tf2_python and "bfloat16" in precisions():
-    add("cnn_mnist.py --bfloat16, TensorFlow 2", "bfloat16", OURS,
-        options.tf2_python, "--bfloat16")
+      add("cnn_mnist.py, TensorFlow " + version, "float32", OURS, python)
+    if python and version != "1" and "bfloat16" in precisions():
+      add("cnn_mnist.py --bfloat16, TensorFlow " + version, "bfloat16", OURS,
+          python, "--bfloat16")
   if options.torch_python:
     for compiled, precision, layout in itertools.product(
         ("eager", "compile"), precisions(), ("NCHW", "channels last")):
@@ -184,9 +187,10 @@ def compare_programs(options):
   programs = list_programs(options)
   runs = {name: [] for name in programs}
   limits = {precision: [] for precision in precisions()}
+  python = options.tf2_python or options.tf216_python
   for _ in range(options.rounds):
-    if options.tf2_python:
-      for precision, limit in measure_limits(options.tf2_python).items():
+    if python:
+      for precision, limit in measure_limits(python).items():
         limits[precision].append(limit)
     for name, (_, command) in programs.items():
       runs[name].append(measure(command, options.steps))
@@ -235,6 +239,8 @@ def print_goals(programs, figures):
   for name, other, low, high in (
       ("cnn_mnist.py, TensorFlow 1", "tutorial, TensorFlow 1", 0.98, 1.02),
       ("cnn_mnist.py, TensorFlow 2", "tutorial, TensorFlow 2") + equal,
+      ("cnn_mnist.py, TensorFlow 2.16", "cnn_mnist.py, TensorFlow 2", 0.98,
+       1.02),
       ("cnn_mnist.py, TensorFlow 2", best["float32"], 1.15, inf),
       ("cnn_mnist.py --bfloat16, TensorFlow 2", best["bfloat16"], 1.25, inf),
       ("cnn_mnist.py --bfloat16, TensorFlow 2", "tutorial, TensorFlow 1", 3,
@@ -286,7 +292,8 @@ def list_recipe_programs(options, stages):
   programs = {}
   for precision in precisions():
     programs["cnn_mnist.py, " + precision] = [
-        command_of(OURS, options.tf2_python, options.data_dir,
+        command_of(OURS, options.tf2_python or options.tf216_python,
+                   options.data_dir,
                    *(stage.split() + BFLOAT16_FLAGS[precision]))
         for stage in stages]
   if options.torch_python and len(stages) == 1:
@@ -308,7 +315,7 @@ def measure_curve(options):
   process was started; the others are those at which checkpoints were complete.
   """
   folder = os.path.abspath(options.measure_curve)
-  python = options.tf2_python or options.tf1_python
+  python = options.tf2_python or options.tf216_python or options.tf1_python
   command = command_of(
       OURS if options.arguments else TUTORIAL, python, options.data_dir,
       *(options.arguments or ["--save_checkpoints_steps=1000"]))
@@ -458,8 +465,8 @@ def parse_flags():
   options = parser.parse_args()
   if not options.plot and not options.data_dir:
     parser.error("--data_dir is missing")
-  if options.accuracy and not options.tf2_python:
-    parser.error("--accuracy needs --tf2_python")
+  if options.accuracy and not (options.tf2_python or options.tf216_python):
+    parser.error("--accuracy needs --tf2_python or --tf216_python")
   return options
 
 

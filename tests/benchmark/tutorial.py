@@ -2,7 +2,8 @@
 
 It is the tutorial's own graph and loop, with all settings left at TensorFlow's
 defaults. It runs on TensorFlow 1.15, and on TensorFlow 2 up to 2.15 by the API
-of version 1. Of the flags, all defaults are the tutorial's.
+of version 1; later ones have no Estimator for it. Of the flags, all defaults
+are the tutorial's.
 
   python tests/benchmark/tutorial.py --data_dir=MNIST-data
 """
