@@ -148,7 +148,7 @@ def test_main_after_a_failed_one(flags, capsys, nan_loss):
     cnn_mnist.main(arguments(flags, train_steps=9))
   cnn_mnist.main(arguments(flags, train_steps=1))
   assert parse_result(capsys.readouterr().out)[2] == 1
-  assert error.value.args  # As a console keeps it
+  assert error.value.__traceback__  # As a console keeps it
 
 
 def test_main_in_two_threads(flags, capsys, tmp_path):
@@ -254,11 +254,13 @@ def test_program_with_a_model_of_its_own(flags, tmp_path):
   """It imports the script late, and goes on with what it had before."""
   if tf.__version__.startswith("1."):
     before = "writer = tf.compat.v1.summary.FileWriter(sys.argv[1])"
-  else:
+  else:  # The variable has tf.keras not be Keras 3, from TensorFlow 2.16 on.
     before = """tf.compat.v1.disable_eager_execution()
+if not hasattr(tf.compat.v1, "estimator"):
+  os.environ["TF_USE_LEGACY_KERAS"] = "1"
 writer = tf.compat.v1.summary.FileWriter(sys.argv[1])"""
   code = "\n".join([
-      "import sys, tensorflow as tf", before, KERAS,
+      "import os, sys, tensorflow as tf", before, KERAS,
       "import cnn_mnist", "cnn_mnist.main(sys.argv[2:])",
       KERAS, "model.fit(np.ones([4, 2]), np.ones([4, 1]), verbose=0)",
       "summary = tf.compat.v1.Summary()",
@@ -270,3 +272,17 @@ writer = tf.compat.v1.summary.FileWriter(sys.argv[1])"""
   assert parse_result(lines[1])[2] == 2
   (step, value), = events(tmp_path / "own")["mine"]
   assert (step, value.simple_value) == (3, 7)
+
+
+def test_program_with_keras_3(flags):
+  """It makes a model before the import; after it, Keras 3 can't train any."""
+  pytest.importorskip("keras", minversion="3")
+  code = "\n".join([
+      KERAS, "import cnn_mnist", "cnn_mnist.main(sys.argv[1:])", "try:",
+      KERAS.replace("\n", "\n  "), "except RuntimeError as e: print(e)"])
+  model, result, error = run_code(
+      sys.executable, "import sys" + code, *arguments(
+          flags, train_steps=2)).splitlines(True)
+  assert model == "2 weights\n" and parse_result(result)[2] == 2
+  # As in README
+  assert "`tf.data.Dataset` only supports Python-style iteration" in error
