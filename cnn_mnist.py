@@ -411,7 +411,7 @@ SHA256 = {  # The first 40 of its 64 digits
     "t10k-images-idx3-ubyte.gz": "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee7",
     "t10k-labels-idx1-ubyte.gz": "f7ae60f92e00ec6debd23a6088c31dbd2371eca3",
 }
-STALL_SECS = 10  # After this long without a byte, the next mirror is tried.
+STALL_SECS = 10  # Of silence; then a mirror's next address is tried, if any.
 
 
 def load_mnist(data_dir):

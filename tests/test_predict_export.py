@@ -171,6 +171,17 @@ def test_empty_page(tmp_path, light, chalk):
       cnn_mnist.read_picture(path)
 
 
+def count_hits(model_dir, paths):
+  """How many of each form are right; paths is {path: (form, label)}."""
+  result = run_script({"model_dir": model_dir}, "--predict", *paths)
+  hits = {form: 0 for form, _ in paths.values()}
+  for path, digit in parse_predictions(result.stdout):
+    form, label = paths[path]
+    hits[form] += digit == label
+  print(hits)
+  return hits
+
+
 def test_transparent_page(mnist_dir, mnist_model, tmp_path):
   """What is behind it is found: as many digits are right as of opaque ones."""
   _, (images, labels) = cnn_mnist.load_mnist(mnist_dir)
@@ -184,7 +195,7 @@ def test_transparent_page(mnist_dir, mnist_model, tmp_path):
       "black": lambda light, dark: make_pictures.clear(light, 0),
       "black_jpeg": lambda light, dark: make_pictures.clear(light, 0, True),
       "palette": lambda light, dark: dark.convert("P")}
-  paths, hits = {}, dict.fromkeys(forms, 0)
+  paths = {}
   for i, (image, label) in enumerate(zip(images[:100], labels)):
     # Lanczos' filter leaves nearly white pixels around the strokes.
     light = to_image(image).resize((140, 140), Image.LANCZOS)
@@ -193,11 +204,7 @@ def test_transparent_page(mnist_dir, mnist_model, tmp_path):
       options = {"transparency": 255} if name == "palette" else {}
       form(light, ImageOps.invert(light)).save(path, **options)
       paths[path] = name, label
-  result = run_script({"model_dir": mnist_model[0]}, "--predict", *paths)
-  for path, digit in parse_predictions(result.stdout):
-    name, label = paths[path]
-    hits[name] += digit == label
-  print(hits)
+  hits = count_hits(mnist_model[0], paths)
   for name in forms:  # JPEG blurs the strokes as well.
     assert hits[name] >= min(98, hits["opaque"]) - ("jpeg" in name), name
 
@@ -223,7 +230,7 @@ FRAMES = {
 def test_frames(mnist_dir, mnist_model, tmp_path):
   """A frame round the digit, and the edge of its sheet, are left out."""
   _, (images, labels) = cnn_mnist.load_mnist(mnist_dir)
-  paths, hits = {}, dict.fromkeys(FRAMES, 0)
+  paths = {}
   for i, (image, label) in enumerate(zip(images[:50], labels)):
     page = Image.new("L", (280, 280), 255)
     page.paste(ImageOps.invert(to_image(image)).resize(
@@ -232,11 +239,7 @@ def test_frames(mnist_dir, mnist_model, tmp_path):
       path = str(tmp_path / ("%s%d.png" % (name, i)))
       draw(page).save(path)
       paths[path] = name, label
-  result = run_script({"model_dir": mnist_model[0]}, "--predict", *paths)
-  for path, digit in parse_predictions(result.stdout):
-    name, label = paths[path]
-    hits[name] += digit == label
-  print(hits)
+  hits = count_hits(mnist_model[0], paths)
   assert all(hits[name] >= hits["plain"] - 1 for name in FRAMES), hits
 
 
