@@ -177,7 +177,7 @@ def count_hits(model_dir, paths):
   hits = {form: 0 for form, _ in paths.values()}
   for path, digit in parse_predictions(result.stdout):
     form, label = paths[path]
-    hits[form] += digit == label
+    hits[form] += int(digit == label)
   print(hits)
   return hits
 
@@ -240,7 +240,8 @@ def test_frames(mnist_dir, mnist_model, tmp_path):
       draw(page).save(path)
       paths[path] = name, label
   hits = count_hits(mnist_model[0], paths)
-  assert all(hits[name] >= hits["plain"] - 1 for name in FRAMES), hits
+  # Three trainings gave 48 to 50; without the rules, 6 to 41 of most are right.
+  assert all(hits[name] >= 45 for name in FRAMES), hits
 
 
 def test_pictures_of_people(mnist_model):
