@@ -171,6 +171,17 @@ def test_empty_page(tmp_path, light, chalk):
       cnn_mnist.read_picture(path)
 
 
+@pytest.mark.parametrize("share,desk", [
+    (0.6, 50), (0.75, 50), (0.75, 130), (0.92, 50)])
+def test_empty_sheet(tmp_path, share, desk):
+  """Nor is the edge of a straight sheet; README tells of an oblique one."""
+  path = str(tmp_path / "empty.png")
+  make_pictures.lay_on_desk(
+      Image.new("L", (280, 280), 255), share, desk).save(path)
+  with pytest.raises(cnn_mnist.UserError, match="no digit"):
+    cnn_mnist.read_picture(path)
+
+
 def count_hits(model_dir, paths):
   """How many of each form are right; paths is {path: (form, label)}."""
   result = run_script({"model_dir": model_dir}, "--predict", *paths)
