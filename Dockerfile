@@ -6,14 +6,12 @@ FROM ${TF_IMAGE}
 
 # Pillow and SciPy for --predict; dumb-init passes signals on. TensorFlow and
 # numpy are the base image's, and SciPy must fit that numpy. From TensorFlow 2.16
-# on, Estimator and its layers are packages of their own. (--no-deps: tf_keras
-# would bring a second TensorFlow to an image that has "tensorflow-cpu".)
+# on, Estimator is a package of its own.
 RUN NUMPY=$(python3 -c 'import numpy; print(numpy.__version__)') \
-    && ESTIMATOR=$(python3 -c 'import tensorflow as tf; \
-        minor = int(tf.__version__.split(".")[1]); \
-        print(f"tensorflow-estimator~=2.15.0 tf_keras~=2.{minor}.0" * (minor > 15))') \
-    && python3 -m pip install --no-cache-dir pillow scipy "numpy==$NUMPY" \
-    && python3 -m pip install --no-cache-dir --no-deps dumb-init $ESTIMATOR
+    && python3 -m pip install --no-cache-dir pillow scipy dumb-init "numpy==$NUMPY" \
+    && if ! python3 -c 'from importlib.util import find_spec; \
+        assert find_spec("tensorflow_estimator")' 2> /dev/null; then \
+      python3 -m pip install --no-cache-dir tensorflow-estimator==2.15.*; fi
 COPY cnn_mnist.py /app/
 
 # For whatever --user it is run as: readable, also from a checkout with umask

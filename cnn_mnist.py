@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 # /// script
-# requires-python = ">=3.7,<3.14"
+# requires-python = ">=3.7,<3.15"
 # dependencies = [
 #   'tensorflow==1.15; python_version < "3.8"',
 #   'protobuf<3.21; python_version < "3.8"',
 #   'numpy<1.17; python_version < "3.8"',
 #   'tensorflow==2.13.*; python_version == "3.8"',
 #   'tensorflow==2.15.*; python_version >= "3.9" and python_version < "3.12"',
-#   'tensorflow==2.21.*; python_version >= "3.12"',
-#   'tf_keras==2.21.*; python_version >= "3.12"',
+#   'tensorflow==2.21.*; python_version >= "3.12" and python_version < "3.14"',
+#   'tensorflow>=2.22.0rc0,<2.23; python_version >= "3.14"',
 #   'tensorflow-estimator==2.15.*; python_version >= "3.12"',
 #   'pillow', 'scipy',
 # ]
@@ -23,6 +23,7 @@ import contextlib
 import gzip
 import hashlib
 import http.client
+import importlib.util
 import logging
 import os
 import pathlib
@@ -32,7 +33,6 @@ import signal
 import sys
 import tempfile
 import threading
-import time
 import types
 import urllib.request
 import warnings
@@ -46,11 +46,21 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1" if HAS_GPU else "3")
 if platform.machine() in ("x86_64", "AMD64"):
   os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
-import numpy as np  # noqa: E402
-import tensorflow.compat.v1 as tf  # noqa: E402
+# What is missing is installed by this. Environments that uv makes have no pip.
+INSTALL = (f'"{sys.executable}" -m pip install' if importlib.util.find_spec(
+    "pip") else f'uv pip install --python "{sys.executable}"')
+try:
+  import numpy as np
+  import tensorflow.compat.v1 as tf
+except ModuleNotFoundError as e:
+  if __name__ != "__main__":
+    raise
+  sys.exit(f"cnn_mnist.py: error: {e}. For it: {INSTALL} -r "
+           f"{pathlib.Path(__file__).with_name('requirements.txt')}")
 
 # Hide deprecations: TensorFlow 1's API is used on purpose.
 tf.get_logger().addFilter(lambda record: "deprecated" not in str(record.msg))
+warnings.filterwarnings("ignore", "`(tf.layers|layer.apply)")
 tf.disable_v2_behavior()
 
 
@@ -129,16 +139,13 @@ def main(argv=()):
     classify_pictures(args)
     return
   config = make_config(args)
-  if config.is_chief:  # Tell early what can't be written.
-    make_directory(args.model_dir, "model_dir")
-    make_directory(args.export_dir, "export_dir")
 
   # Load training and eval data
   ((train_data, train_labels),
    (eval_data, eval_labels)) = load_mnist(args.data_dir)
   if args.seed is not None:  # numpy_input_fn's shuffle takes no seed.
-    order = np.random.RandomState(args.seed).permutation(len(train_labels))
-    train_data, train_labels = train_data[order], train_labels[order]
+    shuffled = np.random.RandomState(args.seed).permutation(len(train_labels))
+    train_data, train_labels = train_data[shuffled], train_labels[shuffled]
   train_input_fn = tf.estimator.inputs.numpy_input_fn(
       x={"x": train_data}, y=train_labels, batch_size=args.batch_size,
       num_epochs=None, shuffle=args.seed is None)
@@ -162,10 +169,33 @@ def main(argv=()):
   # Evaluate the model and print results
   if config.is_chief:
     results = mnist_classifier.evaluate(input_fn=eval_input_fn)
-    # As print(results) does where NumPy 2 doesn't add its types.
-    print("{%s}" % ", ".join(f"{k!r}: {v!s}" for k, v in results.items()))
+    # NumPy 2 would write np.float32(0.97) for 0.97.
+    print("{" + ", ".join(f"'{k}': {v}" for k, v in results.items()) + "}")
     if args.export_dir:
       export_model(mnist_classifier, args.export_dir)
+
+
+# ---- tf.layers and tf.estimator on TensorFlow 2 ------------------------------
+
+with contextlib.suppress(ImportError):  # In a later TensorFlow: main() says it.
+  from tensorflow.python.layers import layers
+  tf.layers = layers  # TensorFlow 1's own. TensorFlow 2 would take Keras's.
+
+# From TensorFlow 2.16 on, Estimator is a package that misses three modules:
+if not hasattr(tf, "estimator"):
+  sys.modules.update({
+      # one that registers the names in tf.estimator, which the package has,
+      "tensorflow_estimator.python.estimator.estimator_export":
+          types.SimpleNamespace(estimator_export=lambda *_, **v1: lambda x: x),
+      # one that prepares a tf.distribute.Strategy, here without other machines,
+      "tensorflow.python.distribute.estimator_training": types.SimpleNamespace(
+          should_run_distribute_coordinator=lambda config: False,
+          init_run_config=lambda config, job: (
+              config._init_distributed_setting_from_environment_var(job))),
+      "tensorflow_estimator._api.v1.estimator.tpu": types.ModuleType(
+          "tf.estimator.tpu, which needs TensorFlow 2.15 or earlier,")})
+  with contextlib.suppress(ImportError, AttributeError):  # main() says it.
+    tf.estimator = importlib.import_module("tensorflow_estimator").estimator
 
 
 # ---- Flags, logging, configuration -------------------------------------------
@@ -176,20 +206,15 @@ class UserError(Exception):
 
 def parse_flags(argv):
   """Returns the flags; exits with an error and code 2 if one is wrong."""
-  def path(text):
-    expanded = os.path.expanduser(text)
-    if not text or expanded.startswith("~"):  # There is no such home directory.
-      raise argparse.ArgumentTypeError(f"{text!r} names no file or directory")
-    return expanded
-
   parser = argparse.ArgumentParser(
       prog="cnn_mnist.py", allow_abbrev=False,
       description="Trains a convolutional network on MNIST and evaluates it.",
       formatter_class=argparse.ArgumentDefaultsHelpFormatter)
   add = parser.add_argument
-  add("--data_dir", type=path, default="MNIST-data",
+  add("--data_dir", type=os.path.expanduser, default="MNIST-data",
       help="directory of MNIST's four files; missing ones are downloaded")
-  add("--model_dir", type=path, default="/tmp/mnist_convnet_model",
+  add("--model_dir", type=os.path.expanduser,
+      default="/tmp/mnist_convnet_model",
       help="directory of checkpoints and TensorBoard's summaries")
   add("--train_steps", type=int, default=20000, help="global step to train to")
   add("--batch_size", type=int, default=100, help="images per training step")
@@ -200,9 +225,10 @@ def parse_flags(argv):
   add("--seed", type=int, help="of the random numbers, to repeat a run")
   add("--bfloat16", action="store_true",
       help="multiply in bfloat16: pays with amx_bf16, or AMD's avx512_bf16")
-  add("--predict", type=path, nargs="+", metavar="PICTURE",
+  add("--predict", type=os.path.expanduser, nargs="+", metavar="PICTURE",
       help="classify pictures (PNG, JPEG, GIF, BMP) instead of training")
-  add("--export_dir", type=path, help="write a SavedModel into it at the end")
+  add("--export_dir", type=os.path.expanduser,
+      help="write a SavedModel into it at the end")
   args = parser.parse_args(argv)
   for flag in ("train_steps", "batch_size", "log_every_n_iter",
                "save_checkpoints_steps"):
@@ -210,8 +236,8 @@ def parse_flags(argv):
       parser.error(f"--{flag} must be from 1 to 2147483647")
   if args.seed is not None and not 0 <= args.seed < 2**31:
     parser.error("--seed must be from 0 to 2147483647")
-  if not 0 < args.learning_rate < float("inf"):
-    parser.error("--learning_rate must be a finite number above 0")
+  if "" in (args.data_dir, args.model_dir, args.export_dir):
+    parser.error("a directory has no name: is a variable of the shell empty?")
   if "://" in args.data_dir:
     parser.error(f"--data_dir={args.data_dir}: copy it to this machine first")
   if args.bfloat16 and tf.__version__.startswith("1."):
@@ -228,24 +254,20 @@ def set_up_tensorflow():
   handler.setFormatter(logging.Formatter(
       "%(asctime)s %(levelname)s %(message)s", "%H:%M:%S"))
   # Hide the configuration (half a page) and what says nothing to a user.
-  handler.addFilter(lambda record: not re.match(
-      "Using|Calling|Done|Create Ch|Graph was|Running l|Signatures|global_step",
-      record.getMessage()))
+  handler.addFilter(lambda record: not record.getMessage().startswith((
+      "Using", "Calling", "Done", "Create Ch", "Graph was", "Running local",
+      "Signatures", "global_step")))
   # In place of TensorFlow's own handler, or of that of an earlier call.
   logger.propagate, logger.handlers = False, [handler]
   logger.setLevel(logging.INFO)
-  warnings.filterwarnings("ignore", "`tf.layers")
-  try:
-    _ = tf.estimator.Estimator, tf.layers.conv2d  # Keras 3 lacks the layers.
-  except (ImportError, AttributeError) as e:
-    keras = "tf_keras" if "TF_USE_LEGACY_KERAS" in os.environ else "keras"
-    minor = ".".join(tf.__version__.split(".")[:2])
-    raise UserError(
-        f"TensorFlow {tf.__version__}: {e}. For it: {sys.executable} -m pip "
-        f"install tensorflow-estimator {keras}~={minor}.0 (tried up to 2.21)")
   gpus = tf.config.experimental.list_physical_devices("GPU")
   tf.logging.info("TensorFlow %s runs on %s", tf.__version__, ", ".join(
       gpu.name for gpu in gpus) or "the CPU: it sees no GPU")
+  try:
+    importlib.import_module("tensorflow_estimator")
+    _ = tf.layers.conv2d
+  except AttributeError as e:  # A later TensorFlow lost the name.
+    raise UserError(f"this TensorFlow does not fit: {e}")
 
 
 def make_config(args):
@@ -254,9 +276,6 @@ def make_config(args):
     config = tf.estimator.RunConfig(
         model_dir=args.model_dir, tf_random_seed=args.seed,
         save_checkpoints_steps=args.save_checkpoints_steps)
-    for address in sum(config.cluster_spec.as_dict().values(), []):
-      if not re.search(r".:\d+$", address):
-        raise ValueError(f"{address!r} is not host:port")
     if config.num_worker_replicas > 1 and not config.num_ps_replicas:
       raise ValueError("several workers need a parameter server (ps)")
   except (ValueError, TypeError, AttributeError, KeyError) as e:
@@ -274,23 +293,23 @@ def make_config(args):
 def train_model(classifier, train_input_fn, eval_input_fn, last_step, hooks):
   """Trains to last_step or a signal, alone or as a task of TF_CONFIG's job."""
   config, stop = classifier.config, StopOnSignalHook()
-  hooks = [*hooks, ProgressHook(last_step), stop]
   # Of a batch's probabilities, log the first and the last five rows.
-  with claim_model_dir(config), stop, np.printoptions(
+  with claim_model_dir(config), contextlib.closing(stop), np.printoptions(
       precision=3, threshold=100, edgeitems=5):
     if config.is_chief:
       _, step = find_checkpoint(config.model_dir)
-      todo = "training" if step < last_step else "no training, it is done"
-      tf.logging.info(f"At step {step} of {last_step}: {todo}. Checkpoints are "
+      what = "training" if step < last_step else "no training, it is done"
+      tf.logging.info(f"At step {step} of {last_step}: {what}. Checkpoints are "
                       f"in {config.model_dir}")
     if config.num_worker_replicas + config.num_ps_replicas == 1:
-      classifier.train(train_input_fn, hooks, max_steps=last_step)
+      classifier.train(train_input_fn, [*hooks, stop], max_steps=last_step)
     else:
       servers = config.cluster_spec.as_dict().get("ps", "of TF_CONFIG")
       tf.logging.info(f"Running as {config.task_type} {config.task_id}; the "
                       f"job waits for the parameter servers {servers}")
       tf.estimator.train_and_evaluate(
-          classifier, tf.estimator.TrainSpec(train_input_fn, last_step, hooks),
+          classifier,
+          tf.estimator.TrainSpec(train_input_fn, last_step, [*hooks, stop]),
           tf.estimator.EvalSpec(eval_input_fn, steps=None, throttle_secs=10,
                                 start_delay_secs=0))
     if stop.signum:
@@ -308,77 +327,56 @@ def export_model(classifier, export_dir):
   tf.logging.info("Exported to %s", tf.compat.as_str(path))
 
 
-class ProgressHook(tf.train.StepCounterHook):
-  """Logs the progress and the time left every 10 seconds."""
-
-  def __init__(self, last_step):
-    super().__init__(every_n_steps=None, every_n_secs=10)
-    self._last_step = last_step
-
-  def _log_and_record(self, elapsed_steps, elapsed_time, global_step):
-    rate = max(1, elapsed_steps) / elapsed_time
-    secs = max(0, self._last_step - global_step) / rate
-    tf.logging.info("Step %d of %d, %.1f steps/s, %d:%02d:%02d left",
-                    global_step, self._last_step, rate, secs // 3600,
-                    secs // 60 % 60, secs % 60)
-
-
-class StopOnSignalHook(contextlib.ExitStack, tf.train.SessionRunHook):
+class StopOnSignalHook(tf.train.SessionRunHook):
   """Ends the training at a signal, after its step and with a checkpoint.
 
-  A second signal, half a second later or more, ends the process at once. As a
-  context manager, it gives the signals their former handlers back.
+  close() gives the signals their former handlers back.
   """
-  signum = None
+
+  def __init__(self):
+    self.signum, self._former = None, {}
 
   def after_create_session(self, session, coord):
     if threading.current_thread() != threading.main_thread():
       return  # Python sets handlers in the main thread only.
     for signum in {signal.SIGINT, signal.SIGTERM,  # Windows has no SIGHUP.
                    getattr(signal, "SIGHUP", signal.SIGTERM)}:
-      if signal.getsignal(signum) not in (signal.SIG_IGN, None):
-        former = signal.signal(signum, self._handle)
-        self.callback(signal.signal, signum, former)
+      former = signal.getsignal(signum)
+      if former not in (signal.SIG_IGN, None, self._handle):
+        self._former[signum] = former
+        signal.signal(signum, self._handle)
 
   def _handle(self, signum, frame):
-    if not self.signum:
-      self.signum, self._first = signum, time.monotonic()
-    elif time.monotonic() - self._first > 0.5:
-      os._exit(128 + signum)  # (timeout(1) sends the first one twice.)
+    self.signum = signum
 
   def after_run(self, run_context, run_values):
     if self.signum:
       run_context.request_stop()
 
+  def close(self):
+    for signum, handler in self._former.items():
+      signal.signal(signum, handler)
 
-@contextlib.contextmanager
+
 def claim_model_dir(config):
-  """Locks the chief's model_dir while it lasts: for one training at a time."""
+  """Locks the chief's model_dir until what it returns is closed.
+
+  Two trainings at once would mix their checkpoints. For the second: UserError.
+  """
   if not config.is_chief or "://" in config.model_dir or os.name != "posix":
-    yield
-    return
+    return contextlib.nullcontext()
   import fcntl
-  with open(os.path.join(config.model_dir, ".lock"), "a") as lock:
-    try:
-      fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-      raise UserError(f"--model_dir={config.model_dir} is in use by another "
-                      "run: wait for it, or give another --model_dir")
-    except OSError as e:  # Some network file systems have no locks.
-      tf.logging.warning("--model_dir=%s can't be locked (%s): let no other "
-                         "run use it", config.model_dir, e.strerror)
-    yield
-
-
-def make_directory(path, flag):
-  """Makes a flag's local directory; raises UserError if it can't be written."""
+  os.makedirs(config.model_dir, exist_ok=True)
+  lock = open(os.path.join(config.model_dir, ".lock"), "a")  # noqa: SIM115
   try:
-    if path and "://" not in path:
-      os.makedirs(path, exist_ok=True)
-      # Closed before it is deleted, as a virtual machine's shared folder needs.
-      tempfile.NamedTemporaryFile(dir=path, prefix=".").close()
-  except OSError as e:
-    raise UserError(f"--{flag}={path} is no writable directory: {e.strerror}")
+    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+  except BlockingIOError:
+    raise UserError(f"--model_dir={config.model_dir} is in use by another run: "
+                    "wait for it, or give another --model_dir")
+  except OSError as e:  # Some network file systems have no locks.
+    tf.logging.warning("--model_dir=%s can't be locked (%s): let no other run "
+                       "use it", config.model_dir, e.strerror)
+  return lock
 
 
 def find_checkpoint(model_dir):
@@ -386,18 +384,15 @@ def find_checkpoint(model_dir):
 
   Where there are some, but TensorFlow would silently start over: UserError.
   """
-  problem = 'the file "checkpoint" names none that is there'
-  try:
-    path = tf.train.latest_checkpoint(model_dir)
-    if path and os.sep not in os.path.relpath(path, model_dir):
-      return path, tf.train.load_variable(path, "global_step")
-  except (tf.errors.OpError, ValueError, IndexError) as e:  # A file is damaged.
-    problem = " ".join(str(e).split())
+  path = tf.train.latest_checkpoint(model_dir)
+  # An absolute path may lead to another directory, as after a copy.
+  if path and os.sep not in os.path.relpath(path, model_dir):
+    return path, tf.train.load_variable(path, "global_step")
   pattern = os.path.join(model_dir, "*ckpt*")
   if tf.io.gfile.exists(model_dir) and tf.io.gfile.glob(pattern):
-    raise UserError(f"--model_dir={model_dir}: can't go on from its checkpoint "
-                    f"({problem}). Name another one in the file \"checkpoint\" "
-                    "there, or give another --model_dir")
+    raise UserError(f"--model_dir={model_dir}: the file \"checkpoint\" there "
+                    "names none that is there. Name one in it, or give another "
+                    "--model_dir")
   return None, 0
 
 
@@ -431,10 +426,10 @@ def load_mnist(data_dir):
                       f"{labels_path} has {len(labels)} labels")
     if labels.max() > 9:
       raise UserError(f"{labels_path} has a label above 9: {labels.max()}")
-    start = 0 if splits else len(labels) // 12
-    images = np.multiply(images[start:].reshape(-1, 784), np.float32(1 / 255),
+    first = 0 if splits else len(labels) // 12
+    images = np.multiply(images[first:].reshape(-1, 784), np.float32(1 / 255),
                          dtype=np.float32)
-    splits.append((images, labels[start:].astype(np.int32)))
+    splits.append((images, labels[first:].astype(np.int32)))
   return splits
 
 
@@ -452,40 +447,37 @@ def read_idx(path, item_shape):
     raise UserError(f"{path} can't be read ({getattr(e, 'strerror', 0) or e}): "
                     "replace it, or delete it to get MNIST's")
   # The header: 2049 for labels or 2051 for images, then the array's shape.
-  start = 8 + 4 * len(item_shape)
-  header = np.frombuffer(content[:start].ljust(start, b"\0"), ">u4").tolist()
-  count = header[1]
-  expected = [2049 + len(item_shape), count, *item_shape]
-  if header != expected:
-    raise UserError(f"{path} is no IDX file of shape {expected[1:]}: it begins "
-                    f"with {header}, not with {expected}")
-  excess = len(content) - start - count * int(np.prod(item_shape))
-  if excess or not count:
-    raise UserError(f"{path} has {'more' if excess > 0 else 'too little'} data "
-                    f"for the {count} examples of its header")
-  return np.frombuffer(content, np.uint8, -1, start).reshape(-1, *item_shape)
+  size, item_size = 8 + 4 * len(item_shape), int(np.prod(item_shape))
+  header = np.frombuffer(content[:size].ljust(size, b"\0"), ">u4").tolist()
+  count, rest = divmod(len(content) - size, item_size)
+  expected = [2049 + len(item_shape), max(1, count), *item_shape]
+  if header != expected or rest:
+    raise UserError(f"{path} is damaged, or no IDX file: it begins with "
+                    f"{header}, but one of its length with {expected}")
+  return np.frombuffer(content, np.uint8, -1, size).reshape(-1, *item_shape)
 
 
 def find_mnist(data_dir):
   """Returns the paths of the four files, after downloading what is missing."""
-  found = {name: path for name in SHA256 for path in (
-      os.path.join(data_dir, name[:-len(".gz")]), os.path.join(data_dir, name))
-           if os.path.lexists(path)}
-  missing = [name for name in SHA256 if name not in found]
-  if missing:
-    make_directory(data_dir, "data_dir")
-    # Another data set is not completed with MNIST's files.
-    for path in sorted(pathlib.Path(data_dir).glob("*ubyte*")):
-      digest = hashlib.sha256(path.read_bytes()).hexdigest()[:40]
-      if digest != SHA256.get(path.name):
-        raise UserError(f"{path} is not MNIST's own .gz, so the missing "
-                        f"{missing[0]} was not downloaded: add it, or give "
-                        f"another --data_dir. Names: {', '.join(SHA256)}")
-  return [found.get(name) or download(name, data_dir) for name in SHA256]
+  paths = []
+  for name in SHA256:
+    path = os.path.join(data_dir, name)
+    if not os.path.lexists(path):  # It may be unpacked.
+      path = path[:-len(".gz")]
+    paths.append(path if os.path.lexists(path) else download(name, data_dir))
+  return paths
 
 
 def download(name, data_dir):
-  """Downloads a file into data_dir and returns its path."""
+  """Downloads a file of MNIST's into data_dir and returns its path."""
+  os.makedirs(data_dir, exist_ok=True)
+  # Another data set is not completed with MNIST's files.
+  for path in sorted(pathlib.Path(data_dir).glob("*ubyte*")):
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()[:40]
+    if digest != SHA256.get(path.name):
+      raise UserError(f"{path} is not MNIST's own .gz, so the missing {name} "
+                      "was not downloaded: add it, or give another --data_dir. "
+                      f"Names: {', '.join(SHA256)}")
   for url in [mirror + name for mirror in MIRRORS]:
     tf.logging.info("Downloading %s into %s", url, data_dir)
     try:
@@ -500,11 +492,11 @@ def download(name, data_dir):
       return os.path.join(data_dir, name)
     except (OSError, http.client.HTTPException) as e:
       tf.logging.warning("%s: %s", url, e)
-  with contextlib.suppress(OSError):  # It is not empty, or was not made here.
-    os.rmdir(data_dir)
+  python = sys.executable if importlib.util.find_spec("sklearn") else "uv run"
   raise UserError(f"no {name} in --data_dir={data_dir}, nor could it be "
-                  "downloaded. Other digits, with tests/requirements.txt: "
-                  f"{sys.executable} tests/handwritten_digits.py digits")
+                  "downloaded. Put MNIST's four files there, or train with "
+                  "--data_dir=digits on other digits, which this writes: "
+                  f"{python} tests/handwritten_digits.py digits")
 
 
 # ---- Pictures ----------------------------------------------------------------
@@ -519,17 +511,15 @@ def classify_pictures(args):
       digits.append((path, read_picture(path)))
     except UserError as e:
       errors.append(f"cnn_mnist.py: error: {e}")
-  job = os.environ.pop("TF_CONFIG", None)  # The Estimator would wait for it.
+  os.environ.pop("TF_CONFIG", None)  # The Estimator would wait for its job.
   classifier = tf.estimator.Estimator(
       model_fn=cnn_model_fn, config=make_config(args),
       params={"learning_rate": args.learning_rate})
-  if job:
-    os.environ["TF_CONFIG"] = job
   if digits:
     predictions = classifier.predict(tf.estimator.inputs.numpy_input_fn(
         x={"x": np.stack([digit for _, digit in digits])}, shuffle=False))
-    for (path, _), found in zip(digits, predictions):
-      print(f"{path}\t{found['classes']}\t{found['probabilities'].max():.4f}")
+    for (path, _), answer in zip(digits, predictions):
+      print(f"{path}\t{answer['classes']}\t{answer['probabilities'].max():.4f}")
   if errors:
     sys.exit("\n".join(errors))
 
@@ -544,8 +534,6 @@ def read_picture(path):
   try:
     with warnings.catch_warnings():
       warnings.simplefilter("ignore")  # Such as on corrupt EXIF data
-      # Above 89 million pixels; above twice that it is an error of its own.
-      warnings.simplefilter("error", Image.DecompressionBombWarning)
       with Image.open(path, formats=("PNG", "JPEG", "GIF", "BMP")) as image:
         image.draft(None, (512, 512))  # JPEG is decoded at less than full size.
         if image.mode.startswith("I"):  # 16 bits: convert would clip at 255.
@@ -626,45 +614,35 @@ def center(ink):
                 "constant")
 
 
-# ---- TensorFlow 2.16 and later, and the start --------------------------------
+# ---- The start ---------------------------------------------------------------
 
-# There, Estimator's own package asks for three modules that TensorFlow lost.
-if not hasattr(tf, "estimator"):
-  os.environ["TF_USE_LEGACY_KERAS"] = "1"  # tf.layers come from tf_keras.
-  lost = types.SimpleNamespace(
-      estimator_export=lambda *names, v1=(): lambda item: item,
-      should_run_distribute_coordinator=lambda config: False,
-      init_run_config=lambda config, tf_config: (
-          config._init_distributed_setting_from_environment_var(tf_config)))
-  for name in ("_api.v1.estimator.tpu", "python.estimator.estimator_export"):
-    sys.modules["tensorflow_estimator." + name] = lost
-  sys.modules["tensorflow.python.distribute.estimator_training"] = lost
-
-  def _get_from_package(name):  # Imports it when it is first used.
-    import tf_keras  # noqa: F401 (If it is absent, only this says so.)
-    from tensorflow_estimator import estimator
-    return getattr(estimator, name)
-
-  tf.estimator = types.ModuleType("estimator")
-  tf.estimator.__getattr__ = _get_from_package
-
-if __name__ == "__main__":
-  threads = set(threading.enumerate())
+def run_program(argv):
+  """Runs main(), and ends as programs do: an error is one line, its code 1."""
+  threads_before = set(threading.enumerate())
   try:
-    main(sys.argv[1:])
+    main(argv)
   except KeyboardInterrupt:
     sys.exit(130)
+  except ModuleNotFoundError as e:
+    package = {"PIL": "pillow"}.get(e.name, e.name)
+    sys.exit(f"cnn_mnist.py: error: {e}. For it: {INSTALL} {package}")
   except (UserError, OSError, UnicodeError, ImportError,
           tf.train.NanLossDuringTrainingError) as e:
     sys.exit(f"cnn_mnist.py: error: {e}")
   except tf.errors.OpError as e:
-    # TensorFlow 2 puts the place in the code in front.
+    # TensorFlow 2 says first, in many lines, which part of the graph failed.
     text = re.sub(r"(?s)Graph execution error:.*?\nNode: .*?\n", "", e.message)
     line = re.sub(r"error:\s+", "error: ", text).strip().partition("\n")[0]
-    model_dir = parse_flags(sys.argv[1:]).model_dir  # The checkpoint's place
-    sys.exit(f"cnn_mnist.py: error: --model_dir={model_dir}: {line}")
+    sys.exit("cnn_mnist.py: error: with this --model_dir, TensorFlow says: "
+             + line)
   finally:
-    # The process may abort if it ends while one of these cancels a queue.
-    for thread in set(threading.enumerate()) - threads:
-      if type(thread) is threading.Thread:  # Not one that writes summaries
+    # TensorFlow empties the queues of its inputs in threads that it doesn't
+    # wait for. If the process ended before they do, it could abort. The threads
+    # that write summaries never end: they are of a class of their own.
+    for thread in set(threading.enumerate()) - threads_before:
+      if type(thread) is threading.Thread:
         thread.join(timeout=10)
+
+
+if __name__ == "__main__":
+  run_program(sys.argv[1:])

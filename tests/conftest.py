@@ -54,12 +54,13 @@ IMPORT_REMARKS = re.compile(r"""(?x) \A (?:
 
 
 def pytest_configure(config):
-  """Hides what TensorFlow says at its import, and Keras of tf.layers.
+  """Hides what TensorFlow says at its import, and of tf.layers.
 
   The tests use those themselves. What is captured by now would be printed after
   the summary.
   """
-  config.addinivalue_line("filterwarnings", "ignore:.tf.layers:UserWarning")
+  config.addinivalue_line("filterwarnings",
+                          "ignore:.(tf.layers|layer.apply):UserWarning")
   # AutoGraph's, where an edited script has a Dataset
   config.addinivalue_line("filterwarnings",
                           "ignore:.*___pyct_anno:DeprecationWarning")
@@ -186,16 +187,6 @@ def ended_by(signum):
   return 128 + signum, -signum
 
 
-def clean_environment(**variables):
-  """The environment, with these, without what the script set in this process.
-
-  TensorFlow 2.15, in a process of another interpreter, would obey it.
-  """
-  environment = dict(os.environ, **variables)
-  environment.pop("TF_USE_LEGACY_KERAS", None)
-  return environment
-
-
 def start_script(flags, *arguments, **options):
   """Starts cnn_mnist.py with pipes for its output.
 
@@ -210,7 +201,6 @@ def start_script(flags, *arguments, **options):
   """
   options.setdefault("stdout", subprocess.PIPE)
   options.setdefault("stderr", subprocess.PIPE)
-  options.setdefault("env", clean_environment())
   command = options.pop("prefix", []) + [
       options.pop("python", sys.executable), SCRIPT]
   command += arguments_of(flags) + list(arguments)
@@ -276,7 +266,7 @@ def run_code(python, code, *arguments):
   result = finish(subprocess.Popen(
       [python, "-c", code] + list(arguments), stdout=subprocess.PIPE,
       stderr=subprocess.PIPE, universal_newlines=True,
-      env=clean_environment(PYTHONPATH=ROOT, TF_CPP_MIN_LOG_LEVEL="3")), 120)
+      env=dict(os.environ, PYTHONPATH=ROOT, TF_CPP_MIN_LOG_LEVEL="3")), 120)
   assert result.returncode == 0, result.stderr
   return result.stdout.strip()
 

@@ -59,28 +59,14 @@ def test_one_round(mnist_dir):
   if VERSION == "2.16":  # There, the tutorial's program has no Estimator.
     del names[0]
   assert [row[0] for row in rows] == names
-  rates = []
   for _, rate, of_tutorial, of_limit, start, peak in rows:
     # One round: the median, the least and the most are the same.
-    rates.append(float(re.match(r"^([\d.]+) \(\1-\1\)$", rate).group(1)))
-    assert 0.1 < rates[-1] < 10000
+    assert 0.1 < float(
+        re.match(r"^([\d.]+) \(\1-\1\)$", rate).group(1)) < 10000
     assert bool(of_tutorial) == (VERSION == "1")
     assert bool(of_limit) == (VERSION != "1")
     assert 0.1 < float(re.match(r"^([\d.]+) s$", start).group(1)) < 300
     assert 100 < int(re.match(r"^(\d+) MB$", peak).group(1)) < 10000
-  if VERSION == "2.16":
-    return
-  ratio, goal, verdict = re.search(
-      r"^- %s / %s: ([\d.]+) \(.*\); the goal, (.*), is (met|missed)$" %
-      (names[1], names[0]), output, re.MULTILINE).groups()
-  assert float(ratio) == pytest.approx(rates[1] / rates[0], rel=0.1)
-  if goal == "at least 1.4":  # On CPUs without AVX-512
-    low, high = 1.4, 1000
-  else:
-    assert goal == "0.98 to 1.02"
-    low, high = 0.98, 1.02
-  if float(ratio) not in (low, high):  # There, the rounded ratio can't tell.
-    assert verdict == ("met" if low < float(ratio) < high else "missed")
 
 
 def test_all_programs_get_the_same_data(mnist_dir):

@@ -18,6 +18,7 @@ from conftest import (
     ROOT, SCRIPT, arguments_of as arguments, events, parse_result, run_code,
     run_script, step_of)
 
+MINOR = tuple(int(part) for part in tf.__version__.split(".")[:2])
 # A program that makes and trains a Keras model.
 KERAS = """
 import numpy as np, tensorflow as tf
@@ -86,9 +87,6 @@ def test_main_leaves_nothing_behind(flags, picture, capsys, tmp_path,
   after = state()
   for name in before:
     assert after[name] == before[name], name
-  monkeypatch.setenv("TF_CONFIG", "{}")
-  cnn_mnist.main(arguments(flags, predict=picture))
-  assert os.environ["TF_CONFIG"] == "{}"
 
 
 @pytest.mark.parametrize("what", ["run", "error", "predict"])
@@ -216,9 +214,9 @@ def test_notebook(kernel, flags, tmp_path):
   argv = arguments(flags, train_steps=2)
   output = kernel("import cnn_mnist; cnn_mnist.main(%r)" % argv)
   assert "'global_step': 2" in output and "Error" not in output
-  # After it, any other model can be made and trained.
-  output = kernel(KERAS)
-  assert output.startswith("2 weights") and "Error" not in output
+  if MINOR < (2, 16):  # After it, any model of Keras 2 can be made and trained.
+    output = kernel(KERAS)
+    assert output.startswith("2 weights") and "Error" not in output
   for step in 4, 6:
     output = kernel("%run cnn_mnist.py " + " ".join(
         arguments(flags, train_steps=step)))
@@ -250,17 +248,28 @@ def test_notebook(kernel, flags, tmp_path):
   assert "'global_step': %d" % (step + 2) in output
 
 
-def test_program_with_a_model_of_its_own(flags, tmp_path):
+@pytest.fixture
+def keras_2(monkeypatch):
+  """Lets other programs have Keras 2, as TensorFlow up to 2.15 does by itself.
+
+  TF_KERAS_DIR, in the environment, has the package tf_keras for a later one.
+  """
+  if MINOR >= (2, 16):
+    if "TF_KERAS_DIR" not in os.environ:
+      pytest.skip("TF_KERAS_DIR is not set")
+    monkeypatch.setenv("TF_USE_LEGACY_KERAS", "1")
+    # run_code() sets PYTHONPATH.
+    return "sys.path.append(os.environ['TF_KERAS_DIR'])"
+  return ""
+
+
+def test_program_with_a_model_of_its_own(flags, keras_2, tmp_path):
   """It imports the script late, and goes on with what it had before."""
-  if tf.__version__.startswith("1."):
-    before = "writer = tf.compat.v1.summary.FileWriter(sys.argv[1])"
-  else:  # The variable has tf.keras not be Keras 3, from TensorFlow 2.16 on.
-    before = """tf.compat.v1.disable_eager_execution()
-if not hasattr(tf.compat.v1, "estimator"):
-  os.environ["TF_USE_LEGACY_KERAS"] = "1"
-writer = tf.compat.v1.summary.FileWriter(sys.argv[1])"""
+  before = "writer = tf.compat.v1.summary.FileWriter(sys.argv[1])"
+  if MINOR >= (2,):
+    before = "tf.compat.v1.disable_eager_execution()\n" + before
   code = "\n".join([
-      "import os, sys, tensorflow as tf", before, KERAS,
+      "import os, sys", keras_2, "import tensorflow as tf", before, KERAS,
       "import cnn_mnist", "cnn_mnist.main(sys.argv[2:])",
       KERAS, "model.fit(np.ones([4, 2]), np.ones([4, 1]), verbose=0)",
       "summary = tf.compat.v1.Summary()",
@@ -272,6 +281,59 @@ writer = tf.compat.v1.summary.FileWriter(sys.argv[1])"""
   assert parse_result(lines[1])[2] == 2
   (step, value), = events(tmp_path / "own")["mine"]
   assert (step, value.simple_value) == (3, 7)
+
+
+CANNED = """
+from cnn_mnist import load_mnist, tf
+(images, labels), _ = load_mnist(sys.argv[1])
+columns = [tf.feature_column.numeric_column("x", [784])]
+for classifier in (
+    tf.estimator.DNNClassifier([99], columns, sys.argv[2] + "/dnn", 10),
+    tf.estimator.LinearClassifier(columns, sys.argv[2] + "/linear", 10),
+    tf.estimator.BaselineClassifier(sys.argv[2] + "/baseline", 10)):
+  inputs = tf.estimator.inputs.numpy_input_fn(
+      {"x": images}, labels, num_epochs=10, shuffle=True)
+  classifier.train(inputs)
+  print(classifier.evaluate(inputs)["accuracy"])
+"""
+
+
+def test_canned_estimators(keras_2, digits_dir, tmp_path):
+  """Those of neural networks and linear models are built on Keras 2."""
+  code = "\n".join(["import os, sys", keras_2, CANNED])
+  dnn, linear, baseline = [float(line) for line in run_code(
+      sys.executable, code, digits_dir, str(tmp_path)).splitlines()]
+  assert dnn > 0.5 and linear > 0.7 and 0.05 < baseline < 0.2
+
+
+MIRRORED = """
+import sys
+from cnn_mnist import cnn_model_fn, load_mnist, tf
+(images, labels), _ = load_mnist(sys.argv[1])
+strategy = tf.distribute.MirroredStrategy()
+classifier = tf.estimator.Estimator(
+    cnn_model_fn, sys.argv[2],
+    tf.estimator.RunConfig(train_distribute=strategy))
+hook = tf.estimator.experimental.stop_if_no_decrease_hook(
+    classifier, "loss", 0, run_every_secs=None, run_every_steps=5)
+classifier.train(lambda: tf.data.Dataset.from_tensor_slices(
+    ({"x": images}, labels)).repeat().batch(10), [hook], max_steps=6)
+print(classifier.get_variable_value("global_step"))
+"""
+
+
+def test_distribution_strategy(digits_dir, tmp_path):
+  """With early stopping, as people use them with a model_fn of their own."""
+  assert run_code(sys.executable, MIRRORED, digits_dir, str(tmp_path)) == "6"
+
+
+@pytest.mark.skipif(MINOR < (2, 16), reason="Estimator is a part of it")
+def test_names_in_estimator():
+  """For a console's completion; what is not there says so in its own words."""
+  assert {"Estimator", "RunConfig", "inputs", "DNNClassifier"} <= set(
+      dir(cnn_mnist.tf.estimator))
+  with pytest.raises(AttributeError, match="TensorFlow 2.15 or earlier"):
+    _ = cnn_mnist.tf.estimator.tpu.TPUEstimator
 
 
 def test_program_with_keras_3(flags):

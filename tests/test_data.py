@@ -147,6 +147,7 @@ def idx(magic, shape, size):
 
 # What is written as which unpacked file, and what the message says of it.
 FAULTS = {
+    "text": (TEST_LABELS, b"garbage", "is damaged, or no IDX file"),
     "empty": (TRAIN_IMAGES, b"", "begins with"),
     "header cut": (TEST_IMAGES, idx(2051, (2, 28), 0), "begins with"),
     "wrong magic": (TRAIN_LABELS, idx(2051, (9,), 9), "2049"),
@@ -154,12 +155,12 @@ FAULTS = {
     "signed bytes": (TRAIN_LABELS, idx(0x901, (9,), 9), "2049"),
     "not 28x28": (TEST_IMAGES, idx(2051, (360, 20, 20), 360 * 400), "28, 28"),
     "data cut": (TEST_IMAGES, idx(2051, (360, 28, 28), 360 * 784 - 1),
-                 "too little data"),
+                 "with [2051, 359, 28, 28]"),
     "data left": (TEST_IMAGES, idx(2051, (360, 28, 28), 360 * 784 + 1),
-                  "more data"),
+                  "of its length"),
     "2^32 promised": (TRAIN_IMAGES, idx(2051, (2**32 - 1, 28, 28), 784),
-                      "too little data"),
-    "no example": (TEST_LABELS, idx(2049, (0,), 0), "too little data"),
+                      "with [2051, 1, 28, 28]"),
+    "no example": (TEST_LABELS, idx(2049, (0,), 0), "[2049, 0]"),
     "other count": (TEST_LABELS, idx(2049, (359,), 359), "359 labels"),
     "label above 9": (TEST_LABELS, idx(2049, (360,), 359) + b"\x0a",
                       "label above 9: 10"),
@@ -405,7 +406,7 @@ def test_both_mirrors_fail(server, tmp_path, monkeypatch, tensorflow_log, ways):
   for way in ways:
     assert "/%s/%s: " % (way, TRAIN_IMAGES) in tensorflow_log.getvalue()
     assert reasons[way] in tensorflow_log.getvalue()
-  assert not os.path.exists(directory)
+  assert not os.listdir(directory)
 
 
 def test_download_of_what_is_missing(server, data_dir, digits_dir):

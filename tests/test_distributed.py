@@ -208,8 +208,6 @@ def test_cluster_of_one(flags):
     ' "task": {"type": "boss", "index": 0}}',
     '{"cluster": {"chief": ["a:1"], "ps": ["b:1"]},'
     ' "task": {"type": "chief", "index": "x"}}',
-    '{"cluster": {"chief": ["a"], "ps": ["b:1"]},'
-    ' "task": {"type": "chief", "index": 0}}',
     '{"cluster": {"chief": ["a:1"], "worker": ["b:1"]},'
     ' "task": {"type": "chief", "index": 0}}',
     '{"task": {"type": "evaluator", "index": 0}}',

@@ -65,7 +65,7 @@ def test_pins_of_the_inline_metadata():
   pins = [line for line in read("requirements.txt").splitlines()
           if line and not line.startswith(("#", "tensorboard", "setuptools"))]
   assert re.findall(r"'([^']*)',", block) == pins
-  assert '# requires-python = ">=3.7,<3.14"' in block.splitlines()
+  assert '# requires-python = ">=3.7,<3.15"' in block.splitlines()
 
 
 def test_messages_in_troubleshooting():

@@ -215,6 +215,8 @@ PROGRAM_OF_TENSORFLOW_2 = """if True:
   import cnn_mnist
   assert not tf.executing_eagerly()
   after = state()
+  # The deprecation of tf.layers is hidden.
+  assert "tf.layers" in after["warnings"].pop(0)[1].pattern
   for name in before:
     assert after[name] == before[name], (name, before[name], after[name])
   assert signal.set_wakeup_fd(-1) == -1

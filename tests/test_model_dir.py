@@ -17,7 +17,7 @@ def test_model_dir_is_a_file(flags, tmp_path):
   path = tmp_path / "model"
   path.write_text(u"not a directory")
   result = run_script(flags)
-  result.check_error("--model_dir=%s" % path)
+  result.check_error(path)
   assert "At step" not in result.stderr
   assert path.read_text() == "not a directory"
 
@@ -27,7 +27,7 @@ def test_model_dir_not_writable(flags, tmp_path):
   path.mkdir()
   path.chmod(0o555)
   result = run_script(flags, prefix=UNPRIVILEGED)
-  result.check_error("--model_dir=%s" % path, "Permission denied")
+  result.check_error(path, "Permission denied")
   assert "At step" not in result.stderr
   assert not list(path.iterdir())
 
@@ -62,7 +62,7 @@ def test_checkpoint_of_another_network(flags, picture, tmp_path, units, words):
     tf.train.Saver().save(session, str(model_dir / "model.ckpt"), 4)
   before = content(model_dir)
   for way in ways_to_use(flags, picture):
-    run_script(way).check_error("--model_dir=%s" % model_dir,
+    run_script(way).check_error("with this --model_dir",
                                 "Restoring from checkpoint failed", *words)
   assert unchanged(before, model_dir)
 
@@ -112,7 +112,7 @@ def test_damaged_checkpoint(flags, saved, picture, tmp_path, fault):
         "absent": lambda old: None, "overwritten": overwrite}[what])
   before = content(flags["model_dir"])
   for way in ways_to_use(flags, picture):
-    run_script(way).check_error("--model_dir=%s" % flags["model_dir"])
+    run_script(way).check_error("--model_dir", flags["model_dir"])
   assert unchanged(before, flags["model_dir"])
 
 
@@ -265,7 +265,7 @@ def test_checkpoint_of_objects(flags, tmp_path, picture):
   assert tf.train.latest_checkpoint(str(tmp_path / "model")) == path
   for more in ({}, {"predict": picture}):
     result = run_script(dict(flags, **more))
-    result.check_error("--model_dir=", "global_step")
+    result.check_error("--model_dir", "global_step")
 
 
 def test_two_runs_in_one_model_dir(flags, start_run, tmp_path):

@@ -4,15 +4,13 @@ import os
 import random
 import re
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
 
 import cnn_mnist
 from conftest import (
-    AS_PID_1, ROOT, Running, arguments_of, descendant, ended_by, result_of,
+    AS_PID_1, descendant, ended_by, result_of,
     run_script, skip_unless_permitted, step_of, write_split)
 import handwritten_digits
 
@@ -91,34 +89,6 @@ def test_two_signals_at_once(flags, start_run, tmp_path, signum):
   assert run.wait() in ended_by(signum)
   assert step_of(tmp_path / "model") > 1
   assert "Stopped by signal %d" % signum in run.text()
-
-
-SLOW_STEP = """if True:
-  import sys, time, cnn_mnist
-  class Sleep(cnn_mnist.ProgressHook):
-    def after_run(self, run_context, run_values):
-      cnn_mnist.tf.logging.info("Sleeping")
-      for _ in range(1000):
-        time.sleep(0.01)
-  cnn_mnist.ProgressHook = Sleep
-  cnn_mnist.main(sys.argv[1:])"""
-
-
-def test_second_signal(flags):
-  """In a step of ten seconds: the first waits for its end, not the second."""
-  run = Running(subprocess.Popen(
-      [sys.executable, "-c", SLOW_STEP] + arguments_of(flags),
-      stderr=subprocess.PIPE, universal_newlines=True,
-      env=dict(os.environ, PYTHONPATH=ROOT)))
-  run.wait_for("Sleeping")
-  time.sleep(0.5)
-  run.process.terminate()
-  time.sleep(1)
-  assert run.process.poll() is None
-  run.process.terminate()
-  start = time.time()
-  assert run.wait() == 128 + signal.SIGTERM
-  assert time.time() - start < 1
 
 
 def test_nohup(flags, start_run, tmp_path):
