@@ -548,51 +548,74 @@ def read_picture(path):
   near = ndimage.uniform_filter(alpha, 3)
   edge = np.average(grey, weights=(alpha + 1e-9) * (1.001 - near))
   ink = grey.flat[np.argmax(alpha * near * (np.abs(grey - edge) + 0.01))]
-  ink = extract_ink(grey * alpha + (ink < 0.5) * (1 - alpha))
-  if ink is None:
+  ink = remove_page(grey * alpha + (ink < 0.5) * (1 - alpha))
+  sides = np.concatenate((ink[0], ink[-1], ink[:, 0], ink[:, -1]))
+  full = np.percentile(ink, 99.9)  # Noise makes some pixels stronger.
+  if full < max(0.06, 8 * np.median(sides)):  # It is too weak, or mere noise.
     raise UserError(f"--predict: {path} shows no digit")
-  return center(ink)
+  return center(keep_digit(ink / full - find_lines(ink / full)))
 
 
-def extract_ink(grey):
-  """Separates a digit from its page, be it dark on light or light on dark.
+def remove_page(grey):
+  """Takes float32 [h, w] in [0, 1]; returns what is off the page, from 0 on."""
+  from scipy import ndimage
+  # On a coarse grid, of 48 at most, the page is the median of the two fifths
+  # around. Squared, the ink's few values far off it outweigh many small ones.
+  step = -(-max(grey.shape) // 48)
+  small = ndimage.uniform_filter(grey, step)[::step, ::step]
+  off = small - ndimage.median_filter(
+      small, max(small.shape) // 5 * 2 + 1, mode="nearest")
+  dark = weigh_middle(off * np.abs(off)).sum() < 0
+  # Closing fills what is narrower than half the picture, and leaves the page.
+  tone, width = grey if dark else -grey, max(grey.shape) // 2 + 1
+  page = ndimage.grey_closing(np.pad(tone, width, "edge"), width)
+  page = page[width:-width, width:-width]
+  # Dark ink takes a share of the light, which differs in a shadow.
+  return (page - tone) / (page + 0.1 if dark else 1)
 
-  Takes float32 [h, w]; returns the digit's part, 0 (page) to 1 (ink), or None.
+
+def weigh_middle(values):
+  """Returns [h, w] times 1 in the middle, less outwards, 0.08 at the sides."""
+  return values * np.outer(*[np.hamming(n + 2)[1:-1] for n in values.shape])
+
+
+def find_lines(ink):
+  """Returns what of the ink is paper's lines; both float32 [h, w], 1 is full.
+
+  At each pixel: the weakest ink on the best way through it, from side to side.
   """
   from scipy import ndimage
-  # The local median is the page; ink is what is far off it, near the middle.
-  step = -(-max(grey.shape) // 48)  # A coarse grid suffices.
-  small = ndimage.uniform_filter(grey, step)[::step, ::step]
-  off = small - ndimage.median_filter(small, max(small.shape) // 5 * 2 + 1,
-                                      mode="nearest")
-  window = np.outer(*[np.hamming(n + 2)[1:-1] for n in off.shape])
-  dark = (off * window)[np.abs(off) >= np.abs(off).max() / 3].sum() < 0
-  # Closing fills what is narrower than half the picture, and leaves the page.
-  width = max(grey.shape) // 2 + 1
-  padded = np.pad(grey if dark else -grey, width, "edge")
-  page = ndimage.grey_closing(padded, width)[width:-width, width:-width]
-  ink = (page - grey) / (page + 0.1) if dark else page + grey
-  sides = np.concatenate((ink[0], ink[-1], ink[:, 0], ink[:, -1]))
-  if np.percentile(ink, 99.9) < max(0.06, 8 * np.median(sides)):
-    return None  # It is too weak, or mere noise.
-  # Paper's lines: the weakest ink on the best nearly straight way between sides
-  weakest = np.stack([np.pad(ink, 1, "constant", constant_values=np.inf)] * 4)
-  for side in [np.rot90(weakest[turn], turn) for turn in range(4)]:
-    for before, here, reach in zip(side, side[1:], [1, 1, 3] * len(side)):
-      np.minimum(here, ndimage.maximum_filter1d(before, reach), out=here)
-  lines = np.minimum(weakest[:2], weakest[2:]).max(axis=0)[1:-1, 1:-1]
-  ink = ink - lines * (lines.max() < 0.75 * np.percentile(ink, 99.9))
-  peak = np.percentile(ink, 99.9)
-  # Weak ink is the digit's where it joins on to strong ink.
-  digit = ndimage.binary_propagation(ink > peak / 2, mask=ink > peak / 4)
-  # Of parts some pixels apart, specks have little ink; frames surround another.
-  parts, count = ndimage.label(ndimage.binary_dilation(digit, iterations=2))
-  weights = ndimage.sum(ink * digit, parts, range(1, count + 1))
-  heavy = np.flatnonzero(weights > weights.max() / 8)
-  reach = np.array([(-y.start, -x.start, y.stop, x.stop)
-                    for y, x in ndimage.find_objects(parts)])[heavy]
-  frames = (reach[:, np.newaxis] > reach).all(axis=2).any(axis=1)
-  ink = np.clip(ink / peak, 0, 1) * np.isin(parts, heavy[~frames] + 1)
+  ways = []
+  for turn in range(4):  # From each side on to the opposite one
+    way = np.rot90(ink, turn).copy()
+    for y in range(1, len(way)):
+      before = way[y - 1]
+      if y % 3 == 0:  # Ways may be oblique, a pixel in three, or begin beside.
+        before = ndimage.maximum_filter1d(before, 3, mode="constant", cval=9)
+      way[y] = np.minimum(way[y], before)
+    ways.append(np.rot90(way, -turn))
+  lines = np.maximum(np.minimum(*ways[::2]), np.minimum(*ways[1::2]))
+  return lines * (lines.max() < 0.75)  # Stronger ones may be a digit's strokes.
+
+
+def keep_digit(ink):
+  """Takes float32 [h, w], 1 is full ink; returns the part that is the digit."""
+  from scipy import ndimage
+  # Weak ink is the digit's where it joins on to strong ink. The digit may be in
+  # parts; what is up to four pixels apart, of 256, is one part.
+  strong = ndimage.binary_propagation(ink > 1 / 2, mask=ink > 1 / 4)
+  parts, count = ndimage.label(ndimage.binary_dilation(strong, iterations=2))
+  weights, middle = [ndimage.sum(amount, parts, range(1, count + 1))
+                     for amount in (ink, weigh_middle(ink))]
+  boxes = ndimage.find_objects(parts)
+  digit = boxes[np.argmax(middle)]  # Or most of it
+  longest = max(side.stop - side.start for side in digit)
+  # Specks have less than an eighth of the ink. A form's lines, a frame's too,
+  # are longer than the digit and run past it at both ends.
+  lines = [any(a.start < b.start and a.stop > max(b.stop, a.start + longest)
+               for a, b in zip(box, digit)) for box in boxes]
+  kept = np.flatnonzero((weights > weights.max() / 8) & ~np.array(lines)) + 1
+  ink = np.clip(ink, 0, 1) * np.isin(parts, kept)
   return ink[ndimage.find_objects((ink > 0.01).astype(int))[0]]
 
 

@@ -79,12 +79,16 @@ def clear(image, value, jpeg=False):
 
 
 def draw_frame(picture, thick, margin, sides="left top right bottom",
-               degrees=0):
-  """Draws a black frame, or some sides of one, on a square grey picture."""
+               degrees=0, teeth=1):
+  """Draws a black frame, or some sides of one, on a square grey picture.
+
+  Left and right begin at the bottom and are a share, teeth, of its height.
+  """
   first, last = margin, picture.width - 1 - margin
-  ends = {"left": (first, first, first + thick - 1, last),
+  high = last - int(teeth * (last - first))
+  ends = {"left": (first, high, first + thick - 1, last),
           "top": (first, first, last, first + thick - 1),
-          "right": (last - thick + 1, first, last, last),
+          "right": (last - thick + 1, high, last, last),
           "bottom": (first, last - thick + 1, last, last)}
   lines = Image.new("L", picture.size)
   for side in sides.split():

@@ -230,6 +230,12 @@ FRAMES = {
     "cell": lambda page: make_pictures.draw_frame(page, 6, 0),
     "comb": lambda page: make_pictures.draw_frame(
         page, 3, 15, "left right bottom"),
+    "short comb": lambda page: make_pictures.draw_frame(
+        page, 3, 10, "left right bottom", teeth=0.35),
+    "line below": lambda page: make_pictures.draw_frame(page, 3, 15, "bottom"),
+    "line beside": lambda page: make_pictures.draw_frame(page, 3, 15, "left"),
+    "line above": lambda page: make_pictures.draw_frame(
+        page, 8, 10, "top", degrees=4),
     "dark desk": lambda page: make_pictures.lay_on_desk(page, 0.75, 50),
     "dark desk, 6": lambda page: make_pictures.lay_on_desk(page, 0.75, 50, 6),
     "dark desk, 12": lambda page: make_pictures.lay_on_desk(page, 0.75, 50, 12),
@@ -239,7 +245,7 @@ FRAMES = {
 
 
 def test_frames(mnist_dir, mnist_model, tmp_path):
-  """A frame round the digit, and the edge of its sheet, are left out."""
+  """Frames and lines round the digit, and its sheet's edge, are left out."""
   _, (images, labels) = cnn_mnist.load_mnist(mnist_dir)
   paths = {}
   for i, (image, label) in enumerate(zip(images[:50], labels)):
