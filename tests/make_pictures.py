@@ -6,7 +6,7 @@ needs a font. Coverage is float [height, width] in [0, 1]: 1 is full of ink.
 import io
 
 import numpy as np
-from PIL import Image, ImageChops, ImageDraw, ImageFilter
+from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageOps
 
 INKS = {"blue": (35, 60, 150), "black": (30, 30, 35), "pencil": (95, 95, 100)}
 PALE = (212, 211, 206)  # As a hard pencil's, out of focus
@@ -33,20 +33,28 @@ STROKES = {
 }
 
 
-def write_digit(label, rng):
-  """Writes a digit with a pen; returns a grey picture, light on dark."""
+def write_digit(label, rng, rounds=0):
+  """Writes a digit with a pen; returns a grey picture, light on dark.
+
+  The more rounds of cutting corners, the rounder are its strokes.
+  """
   side = 400  # Of the digit's box 240, and room to slant it
   thick = int(rng.uniform(0.05, 0.14) * 240)
   slant, width = rng.uniform(-0.1, 0.3), rng.uniform(0.75, 1.15)
   picture = Image.new("L", (side, side))
   draw = ImageDraw.Draw(picture)
   for stroke in STROKES[label]:
+    way = np.array(stroke) + rng.normal(0, 0.04, (len(stroke), 2))
+    for _ in range(rounds):  # A fifth of each line, at its corners
+      fifth = (way[1:] - way[:-1]) / 5
+      cut = np.stack([way[:-1] + fifth, way[1:] - fifth], axis=1)
+      way = np.concatenate([way[:1], cut.reshape(-1, 2), way[-1:]])
     points = []
-    for x, y in np.array(stroke) + rng.normal(0, 0.04, (len(stroke), 2)):
+    for x, y in way:
       points.append((200 + 80 * (width * (x - 1) - slant * (y - 1.5)),
                      200 + 80 * (y - 1.5)))
     draw.line(points, fill=255, width=thick, joint="curve")
-    for x, y in (points[0], points[-1]):  # A pen's ends are round.
+    for x, y in points:  # A pen's ends are round, and so are its corners.
       draw.ellipse([x - thick / 2, y - thick / 2, x + thick / 2,
                     y + thick / 2], fill=255)
   return picture
@@ -59,6 +67,14 @@ def put_on_page(image, rng):
   page = Image.new("L", (left + size + right, top + size + bottom))
   page.paste(image.resize((size, size), Image.BICUBIC), (left, top))
   return np.asarray(page) / 255
+
+
+def put_on_sheet(image):
+  """Puts a light digit, dark, on a square grey sheet of 280 pixels."""
+  sheet = Image.new("L", (280, 280), 255)
+  sheet.paste(ImageOps.invert(image).resize((200, 200), Image.BICUBIC),
+              (40, 40))
+  return sheet
 
 
 def blur(coverage, share):

@@ -16,7 +16,8 @@ import pytest
 import tensorflow.compat.v1 as tf
 
 import cnn_mnist
-from conftest import check_error_line, events, make_once, run_script
+from conftest import (
+    ROOT, check_error_line, events, make_once, run_script)
 import make_pictures
 
 
@@ -249,9 +250,7 @@ def test_frames(mnist_dir, mnist_model, tmp_path):
   _, (images, labels) = cnn_mnist.load_mnist(mnist_dir)
   paths = {}
   for i, (image, label) in enumerate(zip(images[:50], labels)):
-    page = Image.new("L", (280, 280), 255)
-    page.paste(ImageOps.invert(to_image(image)).resize(
-        (200, 200), Image.BICUBIC), (40, 40))
+    page = make_pictures.put_on_sheet(to_image(image))
     for name, draw in FRAMES.items():
       path = str(tmp_path / ("%s%d.png" % (name, i)))
       draw(page).save(path)
@@ -259,6 +258,23 @@ def test_frames(mnist_dir, mnist_model, tmp_path):
   hits = count_hits(mnist_model[0], paths)
   # Three trainings gave 48 to 50; without the rules, 6 to 42 of most are right.
   assert all(hits[name] >= 45 for name in FRAMES), hits
+
+
+def test_draw_pictures(trained, digits_dir, tmp_path):
+  """It reads each kind's pictures, and draws README's picture of them."""
+  pytest.importorskip("PIL", "10.1")
+  path = str(tmp_path / "pictures.png")
+  stdout = subprocess.check_output(
+      [sys.executable, os.path.join(ROOT, "tests", "draw_pictures.py"),
+       "--data_dir=" + digits_dir, "--model_dir=" + trained[0], "--count=4",
+       path], universal_newlines=True)
+  counts = re.findall(r"(?m)^[a-z ]+: (\d) of 4$", stdout)
+  assert len(counts) == stdout.count("\n")
+  assert sum(map(int, counts)) >= 0.7 * 4 * len(counts), stdout
+  with Image.open(path) as drawn, Image.open(
+      os.path.join(ROOT, "docs", "pictures.png")) as shown:
+    assert drawn.size == shown.size
+    assert drawn.convert("RGB").getpixel((0, 0)) == (255, 255, 255)
 
 
 def test_pictures_of_people(mnist_model):
