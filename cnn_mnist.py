@@ -51,7 +51,9 @@ INSTALL = (f'"{sys.executable}" -m pip install' if importlib.util.find_spec(
     "pip") else f'uv pip install --python "{sys.executable}"')
 try:
   import numpy as np
-  import tensorflow.compat.v1 as tf
+  from PIL import Image, ImageOps
+  from scipy import ndimage
+  import tensorflow.compat.v1 as tf  # After main(), its gaps are filled.
 except ModuleNotFoundError as e:
   if __name__ != "__main__":
     raise
@@ -177,10 +179,6 @@ def main(argv=()):
 
 # ---- tf.layers and tf.estimator on TensorFlow 2 ------------------------------
 
-with contextlib.suppress(ImportError):  # In a later TensorFlow: main() says it.
-  from tensorflow.python.layers import layers
-  tf.layers = layers  # TensorFlow 1's own. TensorFlow 2 would take Keras's.
-
 # From TensorFlow 2.16 on, Estimator is a package that misses three modules:
 if not hasattr(tf, "estimator"):
   sys.modules.update({
@@ -194,8 +192,10 @@ if not hasattr(tf, "estimator"):
               config._init_distributed_setting_from_environment_var(job))),
       "tensorflow_estimator._api.v1.estimator.tpu": types.ModuleType(
           "tf.estimator.tpu, which needs TensorFlow 2.15 or earlier,")})
-  with contextlib.suppress(ImportError, AttributeError):  # main() says it.
-    tf.estimator = importlib.import_module("tensorflow_estimator").estimator
+with contextlib.suppress(ImportError, AttributeError):  # main() says why.
+  # TensorFlow 1's own layers. Those of TensorFlow 2 would be Keras's.
+  tf.layers = importlib.import_module("tensorflow.python.layers.layers")
+  tf.estimator = importlib.import_module("tensorflow_estimator").estimator
 
 
 # ---- Flags, logging, configuration -------------------------------------------
@@ -236,8 +236,6 @@ def parse_flags(argv):
       parser.error(f"--{flag} must be from 1 to 2147483647")
   if args.seed is not None and not 0 <= args.seed < 2**31:
     parser.error("--seed must be from 0 to 2147483647")
-  if "" in (args.data_dir, args.model_dir, args.export_dir):
-    parser.error("a directory has no name: is a variable of the shell empty?")
   if "://" in args.data_dir:
     parser.error(f"--data_dir={args.data_dir}: copy it to this machine first")
   if args.bfloat16 and tf.__version__.startswith("1."):
@@ -418,7 +416,7 @@ def load_mnist(data_dir):
   [N, 784] in [0, 1], labels int32 [N] in 0..9. MNIST has N = 55,000 and 10,000.
   Raises UserError if a file is faulty, or can't be read or downloaded.
   """
-  paths, splits = find_mnist(data_dir), []
+  paths, splits = [find_or_download(name, data_dir) for name in SHA256], []
   for images_path, labels_path in (paths[:2], paths[2:]):
     images, labels = read_idx(images_path, (28, 28)), read_idx(labels_path, ())
     if len(images) != len(labels):
@@ -457,25 +455,17 @@ def read_idx(path, item_shape):
   return np.frombuffer(content, np.uint8, -1, size).reshape(-1, *item_shape)
 
 
-def find_mnist(data_dir):
-  """Returns the paths of the four files, after downloading what is missing."""
-  paths = []
-  for name in SHA256:
-    path = os.path.join(data_dir, name)
-    if not os.path.lexists(path):  # It may be unpacked.
-      path = path[:-len(".gz")]
-    paths.append(path if os.path.lexists(path) else download(name, data_dir))
-  return paths
-
-
-def download(name, data_dir):
-  """Downloads a file of MNIST's into data_dir and returns its path."""
+def find_or_download(name, data_dir):
+  """Returns the path of one of MNIST's four files, unpacked or else packed."""
+  for path in [os.path.join(data_dir, n) for n in (name[:-len(".gz")], name)]:
+    if os.path.lexists(path):
+      return path
   os.makedirs(data_dir, exist_ok=True)
   # Another data set is not completed with MNIST's files.
-  for path in sorted(pathlib.Path(data_dir).glob("*ubyte*")):
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()[:40]
-    if digest != SHA256.get(path.name):
-      raise UserError(f"{path} is not MNIST's own .gz, so the missing {name} "
+  for other in sorted(pathlib.Path(data_dir).glob("*ubyte*")):
+    digest = hashlib.sha256(other.read_bytes()).hexdigest()[:40]
+    if digest != SHA256.get(other.name):
+      raise UserError(f"{other} is not MNIST's own .gz, so the missing {name} "
                       "was not downloaded: add it, or give another --data_dir. "
                       f"Names: {', '.join(SHA256)}")
   for url in [mirror + name for mirror in MIRRORS]:
@@ -488,8 +478,8 @@ def download(name, data_dir):
       with tempfile.TemporaryDirectory(dir=data_dir, prefix=".") as temp:
         part = pathlib.Path(temp, name)
         part.write_bytes(content)
-        part.replace(os.path.join(data_dir, name))
-      return os.path.join(data_dir, name)
+        part.replace(path)
+      return path
     except (OSError, http.client.HTTPException) as e:
       tf.logging.warning("%s: %s", url, e)
   python = sys.executable if importlib.util.find_spec("sklearn") else "uv run"
@@ -529,17 +519,13 @@ def read_picture(path):
 
   Returns float32 [28, 28] in [0, 1], light on dark; or raises UserError.
   """
-  from PIL import Image, ImageOps
-  from scipy import ndimage
   try:
-    with warnings.catch_warnings():
-      warnings.simplefilter("ignore")  # Such as on corrupt EXIF data
-      with Image.open(path, formats=("PNG", "JPEG", "GIF", "BMP")) as image:
-        image.draft(None, (512, 512))  # JPEG is decoded at less than full size.
-        if image.mode.startswith("I"):  # 16 bits: convert would clip at 255.
-          image = Image.fromarray(np.uint8(np.asarray(image) // 257))
-        image = ImageOps.exif_transpose(image.convert("RGBA").convert("LA"))
-        image.thumbnail((256, 256), Image.BOX)  # Averages the noise as well.
+    with Image.open(path, formats=("PNG", "JPEG", "GIF", "BMP")) as image:
+      image.draft(None, (512, 512))  # JPEG is decoded at less than full size.
+      if image.mode.startswith("I"):  # 16 bits: convert would clip at 255.
+        image = Image.fromarray(np.uint8(np.asarray(image) // 257))
+      image = ImageOps.exif_transpose(image.convert("RGBA").convert("LA"))
+      image.thumbnail((256, 256), Image.BOX)  # Averages the noise as well.
   except Exception as e:  # Pillow raises many kinds on damaged files.
     reason = " ".join((getattr(e, "strerror", 0) or str(e) or repr(e)).split())
     raise UserError(f"--predict: {path} can't be read as a picture: {reason}")
@@ -551,14 +537,14 @@ def read_picture(path):
   ink = remove_page(grey * alpha + (ink < 0.5) * (1 - alpha))
   sides = np.concatenate((ink[0], ink[-1], ink[:, 0], ink[:, -1]))
   full = np.percentile(ink, 99.9)  # Noise makes some pixels stronger.
-  if full < max(0.06, 8 * np.median(sides)):  # It is too weak, or mere noise.
+  # Noise is less than 0.06 of white, or than 8 times what is at the sides.
+  if full < max(0.06, 8 * np.median(sides)):
     raise UserError(f"--predict: {path} shows no digit")
   return center(keep_digit(ink / full - find_lines(ink / full)))
 
 
 def remove_page(grey):
   """Takes float32 [h, w] in [0, 1]; returns what is off the page, from 0 on."""
-  from scipy import ndimage
   # On a coarse grid, of 48 at most, the page is the median of the two fifths
   # around. Squared, the ink's few values far off it outweigh many small ones.
   step = -(-max(grey.shape) // 48)
@@ -584,7 +570,6 @@ def find_lines(ink):
 
   At each pixel: the weakest ink on the best way through it, from side to side.
   """
-  from scipy import ndimage
   ways = []
   for turn in range(4):  # From each side on to the opposite one
     way = np.rot90(ink, turn).copy()
@@ -600,11 +585,8 @@ def find_lines(ink):
 
 def keep_digit(ink):
   """Takes float32 [h, w], 1 is full ink; returns the part that is the digit."""
-  from scipy import ndimage
-  # Weak ink is the digit's where it joins on to strong ink. The digit may be in
-  # parts; what is up to four pixels apart, of 256, is one part.
-  strong = ndimage.binary_propagation(ink > 1 / 2, mask=ink > 1 / 4)
-  parts, count = ndimage.label(ndimage.binary_dilation(strong, iterations=2))
+  # The digit may be in parts. What is up to four pixels apart, of 256, is one.
+  parts, count = ndimage.label(ndimage.binary_dilation(ink > 0.4, iterations=2))
   weights, middle = [ndimage.sum(amount, parts, range(1, count + 1))
                      for amount in (ink, weigh_middle(ink))]
   boxes = ndimage.find_objects(parts)
@@ -624,8 +606,6 @@ def center(ink):
 
   Returns float32 [28, 28] in [0, 1], with its centre of mass in the middle.
   """
-  from PIL import Image
-  from scipy import ndimage
   height, width = [max(1, round(20 * n / max(ink.shape))) for n in ink.shape]
   box = np.asarray(Image.fromarray(ink).resize((width, height), Image.BILINEAR))
   top, left = [int(np.clip(round(14 - middle), 0, 28 - n)) for middle, n in
@@ -646,9 +626,8 @@ def run_program(argv):
     main(argv)
   except KeyboardInterrupt:
     sys.exit(130)
-  except ModuleNotFoundError as e:
-    package = {"PIL": "pillow"}.get(e.name, e.name)
-    sys.exit(f"cnn_mnist.py: error: {e}. For it: {INSTALL} {package}")
+  except ModuleNotFoundError as e:  # Estimator's package
+    sys.exit(f"cnn_mnist.py: error: {e}. For it: {INSTALL} {e.name}")
   except (UserError, OSError, UnicodeError, ImportError,
           tf.train.NanLossDuringTrainingError) as e:
     sys.exit(f"cnn_mnist.py: error: {e}")
