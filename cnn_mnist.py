@@ -132,8 +132,9 @@ def cnn_model_fn(features, labels, mode, params=None):
 def main(argv=()):
   """Trains the network, then evaluates it and prints the result.
 
-  Takes a list of flags, like ["--train_steps=100"]. Raises UserError for what
-  the user can solve; SystemExit after --help, a bad flag or picture, a signal.
+  Takes a list of flags, like ["--train_steps=100"]. Raises UserError or OSError
+  for what the user can solve; SystemExit after --help, a bad flag or picture,
+  or a signal.
   """
   args = parse_flags(argv)
   set_up_tensorflow()
@@ -277,7 +278,8 @@ def make_config(args):
     if config.num_worker_replicas > 1 and not config.num_ps_replicas:
       raise ValueError("several workers need a parameter server (ps)")
   except (ValueError, TypeError, AttributeError, KeyError) as e:
-    raise UserError("TF_CONFIG is wrong: " + " ".join(str(e).split()))
+    raise UserError("--model_dir or TF_CONFIG is wrong: "
+                    + " ".join(str(e).split()))
   if args.bfloat16:
     proto = config.session_config or tf.ConfigProto(allow_soft_placement=True)
     rewriter = proto.graph_options.rewrite_options
@@ -357,10 +359,7 @@ class StopOnSignalHook(tf.train.SessionRunHook):
 
 
 def claim_model_dir(config):
-  """Locks the chief's model_dir until what it returns is closed.
-
-  Two trainings at once would mix their checkpoints. For the second: UserError.
-  """
+  """Returns a file that locks model_dir while it is open; or: UserError."""
   if not config.is_chief or "://" in config.model_dir or os.name != "posix":
     return contextlib.nullcontext()
   import fcntl
@@ -382,15 +381,19 @@ def find_checkpoint(model_dir):
 
   Where there are some, but TensorFlow would silently start over: UserError.
   """
-  path = tf.train.latest_checkpoint(model_dir)
-  # An absolute path may lead to another directory, as after a copy.
-  if path and os.sep not in os.path.relpath(path, model_dir):
-    return path, tf.train.load_variable(path, "global_step")
+  problem = 'the file "checkpoint" names none that is there'
+  try:
+    path = tf.train.latest_checkpoint(model_dir)
+    # An absolute path may lead to another directory, as after a copy.
+    if path and os.sep not in os.path.relpath(path, model_dir):
+      return path, tf.train.load_variable(path, "global_step")
+  except (tf.errors.OpError, ValueError, IndexError) as e:  # A file is damaged.
+    problem = " ".join(str(e).split())
   pattern = os.path.join(model_dir, "*ckpt*")
   if tf.io.gfile.exists(model_dir) and tf.io.gfile.glob(pattern):
-    raise UserError(f"--model_dir={model_dir}: the file \"checkpoint\" there "
-                    "names none that is there. Name one in it, or give another "
-                    "--model_dir")
+    raise UserError(f"--model_dir={model_dir}: can't go on from its checkpoint "
+                    f"({problem}). Name another one in the file \"checkpoint\" "
+                    "there, or give another --model_dir")
   return None, 0
 
 
@@ -414,7 +417,7 @@ def load_mnist(data_dir):
   training images, 5,000 of MNIST's 60,000, is left out.
   Returns (train_data, train_labels), (eval_data, eval_labels): data float32
   [N, 784] in [0, 1], labels int32 [N] in 0..9. MNIST has N = 55,000 and 10,000.
-  Raises UserError if a file is faulty, or can't be read or downloaded.
+  Raises UserError or OSError if a file is faulty, or can't be had.
   """
   paths, splits = [find_or_download(name, data_dir) for name in SHA256], []
   for images_path, labels_path in (paths[:2], paths[2:]):
@@ -482,11 +485,8 @@ def find_or_download(name, data_dir):
       return path
     except (OSError, http.client.HTTPException) as e:
       tf.logging.warning("%s: %s", url, e)
-  python = sys.executable if importlib.util.find_spec("sklearn") else "uv run"
   raise UserError(f"no {name} in --data_dir={data_dir}, nor could it be "
-                  "downloaded. Put MNIST's four files there, or train with "
-                  "--data_dir=digits on other digits, which this writes: "
-                  f"{python} tests/handwritten_digits.py digits")
+                  "downloaded: put MNIST's four files there")
 
 
 # ---- Pictures ----------------------------------------------------------------

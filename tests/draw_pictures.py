@@ -14,7 +14,6 @@ import os
 import statistics
 import sys
 import tempfile
-import warnings
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
@@ -120,7 +119,6 @@ def main():
   parser.add_argument("--count", type=int, default=100)
   parser.add_argument("path", metavar="FILE")
   options = parser.parse_args()
-  warnings.filterwarnings("ignore", "`tf.layers")
   tf.logging.set_verbosity(tf.logging.ERROR)
   _, (images, labels) = cnn_mnist.load_mnist(options.data_dir)
   columns = []

@@ -225,8 +225,8 @@ def test_notebook(kernel, flags, tmp_path):
   output = kernel("cnn_mnist.main(['--data_dir=gs://a'])")
   assert "SystemExit: 2" in output
   output = kernel("cnn_mnist.main(%r)" % arguments(
-      flags, train_steps=100, data_dir=tmp_path / "model" / "checkpoint"))
-  assert "UserError: --data_dir=" in output
+      flags, predict=tmp_path / "model" / "checkpoint"))
+  assert "SystemExit: cnn_mnist.py: error: --predict: " in output
 
   pid = int(kernel("import os; print(os.getpid())").split(":")[0])
   flags["model_dir"] = tmp_path / "interrupted"

@@ -112,7 +112,7 @@ def test_damaged_checkpoint(flags, saved, picture, tmp_path, fault):
         "absent": lambda old: None, "overwritten": overwrite}[what])
   before = content(flags["model_dir"])
   for way in ways_to_use(flags, picture):
-    run_script(way).check_error("--model_dir", flags["model_dir"])
+    run_script(way).check_error("--model_dir")
   assert unchanged(before, flags["model_dir"])
 
 
