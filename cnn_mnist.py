@@ -173,7 +173,7 @@ def main(argv=()):
   if config.is_chief:
     results = mnist_classifier.evaluate(input_fn=eval_input_fn)
     # NumPy 2 would write np.float32(0.97) for 0.97.
-    print("{" + ", ".join(f"'{k}': {v}" for k, v in results.items()) + "}")
+    print("{" + ", ".join(f"'{k}': {v!s}" for k, v in results.items()) + "}")
     if args.export_dir:
       export_model(mnist_classifier, args.export_dir)
 
