@@ -133,8 +133,7 @@ def main(argv=()):
   """Trains the network, then evaluates it and prints the result.
 
   Takes a list of flags, like ["--train_steps=100"]. Raises UserError or OSError
-  for what the user can solve; SystemExit after --help, a bad flag or picture,
-  or a signal.
+  with what is wrong; SystemExit after --help, a bad flag or picture, a signal.
   """
   args = parse_flags(argv)
   set_up_tensorflow()
@@ -278,8 +277,7 @@ def make_config(args):
     if config.num_worker_replicas > 1 and not config.num_ps_replicas:
       raise ValueError("several workers need a parameter server (ps)")
   except (ValueError, TypeError, AttributeError, KeyError) as e:
-    raise UserError("--model_dir or TF_CONFIG is wrong: "
-                    + " ".join(str(e).split()))
+    raise UserError("bad --model_dir or TF_CONFIG: " + " ".join(str(e).split()))
   if args.bfloat16:
     proto = config.session_config or tf.ConfigProto(allow_soft_placement=True)
     rewriter = proto.graph_options.rewrite_options
@@ -585,8 +583,10 @@ def find_lines(ink):
 
 def keep_digit(ink):
   """Takes float32 [h, w], 1 is full ink; returns the part that is the digit."""
-  # The digit may be in parts. What is up to four pixels apart, of 256, is one.
-  parts, count = ndimage.label(ndimage.binary_dilation(ink > 0.4, iterations=2))
+  # Weak ink is the digit's where it joins on to strong ink. The digit may be in
+  # parts; what is up to four pixels apart, of 256, is one part.
+  strong = ndimage.binary_propagation(ink > 1 / 2, mask=ink > 1 / 4)
+  parts, count = ndimage.label(ndimage.binary_dilation(strong, iterations=2))
   weights, middle = [ndimage.sum(amount, parts, range(1, count + 1))
                      for amount in (ink, weigh_middle(ink))]
   boxes = ndimage.find_objects(parts)
