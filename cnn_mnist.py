@@ -38,27 +38,27 @@ import urllib.request
 import warnings
 import zlib
 
-# TensorFlow reads these when it is imported. Without a GPU, hide what it says
-# about CUDA. With one (/dev/dxg is WSL's), that tells what is missing.
+# TensorFlow reads these variables at its import. Without a GPU, hide what it
+# says about CUDA; with one (/dev/dxg is WSL's), it says what is missing.
 HAS_GPU = os.path.exists("/dev/nvidiactl") or os.path.exists("/dev/dxg")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1" if HAS_GPU else "3")
-# TensorFlow 2 leaves these faster kernels off on x86 CPUs without AVX-512.
+# TensorFlow 2 leaves oneDNN's faster kernels off on x86 CPUs without AVX-512.
 if platform.machine() in ("x86_64", "AMD64"):
   os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
-# What is missing is installed by this. Environments that uv makes have no pip.
+# The command that installs packages. Environments that uv makes have no pip.
 INSTALL = (f'"{sys.executable}" -m pip install' if importlib.util.find_spec(
     "pip") else f'uv pip install --python "{sys.executable}"')
 try:
   import numpy as np
   from PIL import Image, ImageOps
   from scipy import ndimage
-  import tensorflow.compat.v1 as tf  # After main(), its gaps are filled.
+  import tensorflow.compat.v1 as tf  # What it lacks is added after main().
 except ModuleNotFoundError as e:
   if __name__ != "__main__":
     raise
-  sys.exit(f"cnn_mnist.py: error: {e}. For it: {INSTALL} -r "
-           f"{pathlib.Path(__file__).with_name('requirements.txt')}")
+  sys.exit(f"cnn_mnist.py: error: {e}. Run: {INSTALL} -r "
+           f'"{pathlib.Path(__file__).with_name("requirements.txt")}"')
 
 # Hide deprecations: TensorFlow 1's API is used on purpose.
 tf.get_logger().addFilter(lambda record: "deprecated" not in str(record.msg))
@@ -145,7 +145,7 @@ def main(argv=()):
   # Load training and eval data
   ((train_data, train_labels),
    (eval_data, eval_labels)) = load_mnist(args.data_dir)
-  if args.seed is not None:  # numpy_input_fn's shuffle takes no seed.
+  if args.seed is not None:  # numpy_input_fn can't shuffle by a seed.
     shuffled = np.random.RandomState(args.seed).permutation(len(train_labels))
     train_data, train_labels = train_data[shuffled], train_labels[shuffled]
   train_input_fn = tf.estimator.inputs.numpy_input_fn(
@@ -171,7 +171,7 @@ def main(argv=()):
   # Evaluate the model and print results
   if config.is_chief:
     results = mnist_classifier.evaluate(input_fn=eval_input_fn)
-    # NumPy 2 would write np.float32(0.97) for 0.97.
+    # By str(), as NumPy 2's repr() would be np.float32(0.97).
     print("{" + ", ".join(f"'{k}': {v!s}" for k, v in results.items()) + "}")
     if args.export_dir:
       export_model(mnist_classifier, args.export_dir)
@@ -179,23 +179,23 @@ def main(argv=()):
 
 # ---- tf.layers and tf.estimator on TensorFlow 2 ------------------------------
 
-# From TensorFlow 2.16 on, Estimator is a package that misses three modules:
+# TensorFlow 2.16 dropped Estimator. Its own package lacks three modules there:
 if not hasattr(tf, "estimator"):
   sys.modules.update({
-      # one that registers the names in tf.estimator, which the package has,
+      # one that registers Estimator's names, and does nothing here;
       "tensorflow_estimator.python.estimator.estimator_export":
-          types.SimpleNamespace(estimator_export=lambda *_, **v1: lambda x: x),
-      # one that prepares a tf.distribute.Strategy, here without other machines,
+          types.SimpleNamespace(estimator_export=lambda *_, **__: lambda x: x),
+      # one that sets up tf.distribute, and only reads TF_CONFIG here; and TPUs.
       "tensorflow.python.distribute.estimator_training": types.SimpleNamespace(
           should_run_distribute_coordinator=lambda config: False,
           init_run_config=lambda config, job: (
               config._init_distributed_setting_from_environment_var(job))),
       "tensorflow_estimator._api.v1.estimator.tpu": types.ModuleType(
           "tf.estimator.tpu, which needs TensorFlow 2.15 or earlier,")})
-with contextlib.suppress(ImportError, AttributeError):  # main() says why.
+with contextlib.suppress(ImportError, AttributeError):  # main() reports it.
+  tf.estimator = importlib.import_module("tensorflow_estimator").estimator
   # TensorFlow 1's own layers. Those of TensorFlow 2 would be Keras's.
   tf.layers = importlib.import_module("tensorflow.python.layers.layers")
-  tf.estimator = importlib.import_module("tensorflow_estimator").estimator
 
 
 # ---- Flags, logging, configuration -------------------------------------------
@@ -210,11 +210,10 @@ def parse_flags(argv):
       prog="cnn_mnist.py", allow_abbrev=False,
       description="Trains a convolutional network on MNIST and evaluates it.",
       formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-  add = parser.add_argument
-  add("--data_dir", type=os.path.expanduser, default="MNIST-data",
+  add, path = parser.add_argument, os.path.expanduser
+  add("--data_dir", type=path, default="MNIST-data",
       help="directory of MNIST's four files; missing ones are downloaded")
-  add("--model_dir", type=os.path.expanduser,
-      default="/tmp/mnist_convnet_model",
+  add("--model_dir", type=path, default="/tmp/mnist_convnet_model",
       help="directory of checkpoints and TensorBoard's summaries")
   add("--train_steps", type=int, default=20000, help="global step to train to")
   add("--batch_size", type=int, default=100, help="images per training step")
@@ -224,11 +223,10 @@ def parse_flags(argv):
       help="steps between checkpoints")
   add("--seed", type=int, help="of the random numbers, to repeat a run")
   add("--bfloat16", action="store_true",
-      help="multiply in bfloat16: pays with amx_bf16, or AMD's avx512_bf16")
-  add("--predict", type=os.path.expanduser, nargs="+", metavar="PICTURE",
+      help="multiply in bfloat16: faster with amx_bf16 or AMD's avx512_bf16")
+  add("--predict", type=path, nargs="+", metavar="PICTURE",
       help="classify pictures (PNG, JPEG, GIF, BMP) instead of training")
-  add("--export_dir", type=os.path.expanduser,
-      help="write a SavedModel into it at the end")
+  add("--export_dir", type=path, help="write a SavedModel into it at the end")
   args = parser.parse_args(argv)
   for flag in ("train_steps", "batch_size", "log_every_n_iter",
                "save_checkpoints_steps"):
@@ -262,7 +260,7 @@ def set_up_tensorflow():
   tf.logging.info("TensorFlow %s runs on %s", tf.__version__, ", ".join(
       gpu.name for gpu in gpus) or "the CPU: it sees no GPU")
   try:
-    importlib.import_module("tensorflow_estimator")
+    tf.estimator = importlib.import_module("tensorflow_estimator").estimator
     _ = tf.layers.conv2d
   except AttributeError as e:  # A later TensorFlow lost the name.
     raise UserError(f"this TensorFlow does not fit: {e}")
@@ -357,7 +355,7 @@ class StopOnSignalHook(tf.train.SessionRunHook):
 
 
 def claim_model_dir(config):
-  """Returns a file that locks model_dir while it is open; or: UserError."""
+  """Returns what locks model_dir until it is closed; UserError if in use."""
   if not config.is_chief or "://" in config.model_dir or os.name != "posix":
     return contextlib.nullcontext()
   import fcntl
@@ -377,9 +375,9 @@ def claim_model_dir(config):
 def find_checkpoint(model_dir):
   """Returns path and step of the checkpoint to go on from, or None and 0.
 
-  Where there are some, but TensorFlow would silently start over: UserError.
+  Raises UserError if there are some that TensorFlow would silently ignore.
   """
-  problem = 'the file "checkpoint" names none that is there'
+  problem = 'the file "checkpoint" is missing, or names none that is there'
   try:
     path = tf.train.latest_checkpoint(model_dir)
     # An absolute path may lead to another directory, as after a copy.
@@ -405,7 +403,7 @@ SHA256 = {  # The first 40 of its 64 digits
     "t10k-images-idx3-ubyte.gz": "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee7",
     "t10k-labels-idx1-ubyte.gz": "f7ae60f92e00ec6debd23a6088c31dbd2371eca3",
 }
-STALL_SECS = 10  # Of silence; then a mirror's next address is tried, if any.
+STALL_SECS = 10  # Of silence; then the next IP address or mirror is tried.
 
 
 def load_mnist(data_dir):
@@ -425,10 +423,10 @@ def load_mnist(data_dir):
                       f"{labels_path} has {len(labels)} labels")
     if labels.max() > 9:
       raise UserError(f"{labels_path} has a label above 9: {labels.max()}")
-    first = 0 if splits else len(labels) // 12
-    images = np.multiply(images[first:].reshape(-1, 784), np.float32(1 / 255),
+    skipped = 0 if splits else len(labels) // 12  # None of the test images
+    images = np.multiply(images[skipped:].reshape(-1, 784), np.float32(1 / 255),
                          dtype=np.float32)
-    splits.append((images, labels[first:].astype(np.int32)))
+    splits.append((images, labels[skipped:].astype(np.int32)))
   return splits
 
 
@@ -451,8 +449,8 @@ def read_idx(path, item_shape):
   count, rest = divmod(len(content) - size, item_size)
   expected = [2049 + len(item_shape), max(1, count), *item_shape]
   if header != expected or rest:
-    raise UserError(f"{path} is damaged, or no IDX file: it begins with "
-                    f"{header}, but one of its length with {expected}")
+    raise UserError(f"{path} is damaged, or no IDX file: its header is "
+                    f"{header}, where its length needs {expected}")
   return np.frombuffer(content, np.uint8, -1, size).reshape(-1, *item_shape)
 
 
@@ -528,75 +526,77 @@ def read_picture(path):
     reason = " ".join((getattr(e, "strerror", 0) or str(e) or repr(e)).split())
     raise UserError(f"--predict: {path} can't be read as a picture: {reason}")
   grey, alpha = np.moveaxis(np.asarray(image, np.float32) / 255, 2, 0)
-  # Ink is what differs most from the edge of what is opaque, or is all of it.
-  near = ndimage.uniform_filter(alpha, 3)
-  edge = np.average(grey, weights=(alpha + 1e-9) * (1.001 - near))
-  ink = grey.flat[np.argmax(alpha * near * (np.abs(grey - edge) + 0.01))]
-  ink = remove_page(grey * alpha + (ink < 0.5) * (1 - alpha))
+  # Put a page behind: white if the tone farthest from the opaque rim is dark.
+  opaque = ndimage.uniform_filter(alpha, 3)
+  rim = np.average(grey, weights=(alpha + 1e-9) * (1.001 - opaque))
+  tone = grey.flat[np.argmax(alpha * opaque * (np.abs(grey - rim) + 0.01))]
+  ink = remove_page(grey * alpha + (tone < 0.5) * (1 - alpha))
   sides = np.concatenate((ink[0], ink[-1], ink[:, 0], ink[:, -1]))
-  full = np.percentile(ink, 99.9)  # Noise makes some pixels stronger.
-  # Noise is less than 0.06 of white, or than 8 times what is at the sides.
-  if full < max(0.06, 8 * np.median(sides)):
-    raise UserError(f"--predict: {path} shows no digit")
-  return center(keep_digit(ink / full - find_lines(ink / full)))
+  full = np.percentile(ink, 99.9)  # Not the maximum, which noise exceeds
+  # Up to 0.06 of white, or 8 times the sides' median, it is only noise.
+  if full >= max(0.06, 8 * np.median(sides)):
+    ink = ink / full - find_lines(ink / full)
+    if ink.max() > 1 / 2:
+      return center(keep_digit(ink))
+  raise UserError(f"--predict: {path} shows no digit")
 
 
 def remove_page(grey):
-  """Takes float32 [h, w] in [0, 1]; returns what is off the page, from 0 on."""
-  # On a coarse grid, of 48 at most, the page is the median of the two fifths
-  # around. Squared, the ink's few values far off it outweigh many small ones.
+  """Takes float32 [h, w] in [0, 1]; returns the contrast to the page, >= 0."""
+  # Is the ink dark? On a grid of at most 48x48, the page is the median over two
+  # fifths of the longer side. Squares let the ink's few large contrasts win.
   step = -(-max(grey.shape) // 48)
   small = ndimage.uniform_filter(grey, step)[::step, ::step]
-  off = small - ndimage.median_filter(
+  contrast = small - ndimage.median_filter(
       small, max(small.shape) // 5 * 2 + 1, mode="nearest")
-  dark = weigh_middle(off * np.abs(off)).sum() < 0
-  # Closing fills what is narrower than half the picture, and leaves the page.
-  tone, width = grey if dark else -grey, max(grey.shape) // 2 + 1
+  dark = weigh_middle(contrast * np.abs(contrast)).sum() < 0
+  # Closing fills what is narrower than half the longer side: the page is left.
+  tone, width = (grey if dark else -grey), max(grey.shape) // 2 + 1
   page = ndimage.grey_closing(np.pad(tone, width, "edge"), width)
   page = page[width:-width, width:-width]
-  # Dark ink takes a share of the light, which differs in a shadow.
-  return (page - tone) / (page + 0.1 if dark else 1)
+  # Dark ink takes a share of the page's light. (0.1 is for pages near black.)
+  return (page - tone) / ((page + 0.1) if dark else 1)
 
 
 def weigh_middle(values):
-  """Returns [h, w] times 1 in the middle, less outwards, 0.08 at the sides."""
+  """Multiplies [h, w] by 1 in the middle, down to about 0.08 at the sides."""
   return values * np.outer(*[np.hamming(n + 2)[1:-1] for n in values.shape])
 
 
 def find_lines(ink):
-  """Returns what of the ink is paper's lines; both float32 [h, w], 1 is full.
+  """Returns the ink of ruled paper's lines; both float32 [h, w], 1 is full.
 
-  At each pixel: the weakest ink on the best way through it, from side to side.
+  At each pixel: the weakest ink on the best path through it, side to side.
   """
-  ways = []
-  for turn in range(4):  # From each side on to the opposite one
-    way = np.rot90(ink, turn).copy()
-    for y in range(1, len(way)):
-      before = way[y - 1]
-      if y % 3 == 0:  # Ways may be oblique, a pixel in three, or begin beside.
+  paths = []
+  for turn in range(4):  # From each side to the opposite one
+    path = np.rot90(ink, turn).copy()
+    for y in range(1, len(path)):
+      before = path[y - 1]
+      if y % 3 == 0:  # A path may shift by one, or (9 is above all ink) begin.
         before = ndimage.maximum_filter1d(before, 3, mode="constant", cval=9)
-      way[y] = np.minimum(way[y], before)
-    ways.append(np.rot90(way, -turn))
-  lines = np.maximum(np.minimum(*ways[::2]), np.minimum(*ways[1::2]))
-  return lines * (lines.max() < 0.75)  # Stronger ones may be a digit's strokes.
+      path[y] = np.minimum(path[y], before)
+    paths.append(np.rot90(path, -turn))
+  lines = np.maximum(np.minimum(*paths[::2]), np.minimum(*paths[1::2]))
+  return lines * (lines.max() < 0.75)  # Of full ink: above it may be a digit's.
 
 
 def keep_digit(ink):
-  """Takes float32 [h, w], 1 is full ink; returns the part that is the digit."""
-  # Weak ink is the digit's where it joins on to strong ink. The digit may be in
-  # parts; what is up to four pixels apart, of 256, is one part.
+  """Takes float32 [h, w], 1 is full ink; returns the digit alone, cropped."""
+  # Weak ink counts where it joins on to strong ink. The digit may be in parts;
+  # ink that is up to four pixels apart, of 256 at most, is in one part.
   strong = ndimage.binary_propagation(ink > 1 / 2, mask=ink > 1 / 4)
   parts, count = ndimage.label(ndimage.binary_dilation(strong, iterations=2))
   weights, middle = [ndimage.sum(amount, parts, range(1, count + 1))
                      for amount in (ink, weigh_middle(ink))]
   boxes = ndimage.find_objects(parts)
   digit = boxes[np.argmax(middle)]  # Or most of it
-  longest = max(side.stop - side.start for side in digit)
-  # Specks have less than an eighth of the ink. A form's lines, a frame's too,
-  # are longer than the digit and run past it at both ends.
-  lines = [any(a.start < b.start and a.stop > max(b.stop, a.start + longest)
-               for a, b in zip(box, digit)) for box in boxes]
-  kept = np.flatnonzero((weights > weights.max() / 8) & ~np.array(lines)) + 1
+  size = max(side.stop - side.start for side in digit)
+  # A form's lines, a frame's too, are longer than the digit and run past it at
+  # both ends. Specks have less than an eighth of the heaviest part's ink.
+  weights *= [not any(a.start < b.start and a.stop > max(b.stop, a.start + size)
+                      for a, b in zip(box, digit)) for box in boxes]
+  kept = np.flatnonzero(weights > weights.max() / 8) + 1
   ink = np.clip(ink, 0, 1) * np.isin(parts, kept)
   return ink[ndimage.find_objects((ink > 0.01).astype(int))[0]]
 
@@ -610,8 +610,8 @@ def center(ink):
   box = np.asarray(Image.fromarray(ink).resize((width, height), Image.BILINEAR))
   top, left = [int(np.clip(round(14 - middle), 0, 28 - n)) for middle, n in
                zip(ndimage.center_of_mass(box), box.shape)]
-  # Thin strokes have become faint; in MNIST, a thirtieth of the box is full.
-  # (Two dots in its corners are less than that, so the percentile may be 0.)
+  # Shrinking made thin strokes faint; in MNIST, 3 % of the box is full white.
+  # (Two dots fill less, so that the percentile is 0.)
   box = np.clip(box / max(np.percentile(box, 97), box.max() / 20), 0, 1)
   return np.pad(box, [(top, 28 - height - top), (left, 28 - width - left)],
                 "constant")
@@ -627,7 +627,7 @@ def run_program(argv):
   except KeyboardInterrupt:
     sys.exit(130)
   except ModuleNotFoundError as e:  # Estimator's package
-    sys.exit(f"cnn_mnist.py: error: {e}. For it: {INSTALL} {e.name}")
+    sys.exit(f"cnn_mnist.py: error: {e}. Run: {INSTALL} {e.name}")
   except (UserError, OSError, UnicodeError, ImportError,
           tf.train.NanLossDuringTrainingError) as e:
     sys.exit(f"cnn_mnist.py: error: {e}")
@@ -635,12 +635,11 @@ def run_program(argv):
     # TensorFlow 2 says first, in many lines, which part of the graph failed.
     text = re.sub(r"(?s)Graph execution error:.*?\nNode: .*?\n", "", e.message)
     line = re.sub(r"error:\s+", "error: ", text).strip().partition("\n")[0]
-    sys.exit("cnn_mnist.py: error: with this --model_dir, TensorFlow says: "
-             + line)
+    sys.exit(f"cnn_mnist.py: error: with this --model_dir, TensorFlow: {line}")
   finally:
-    # TensorFlow empties the queues of its inputs in threads that it doesn't
-    # wait for. If the process ended before they do, it could abort. The threads
-    # that write summaries never end: they are of a class of their own.
+    # TensorFlow has threads for its inputs that it doesn't wait for. If the
+    # process ended before they do, it could abort. The threads that write
+    # summaries never end; they are of a subclass of Thread.
     for thread in set(threading.enumerate()) - threads_before:
       if type(thread) is threading.Thread:
         thread.join(timeout=10)

@@ -81,10 +81,10 @@ def test_messages_in_troubleshooting():
   rows = re.findall(r"(?m)^\| (`.*?) \|", read("docs/troubleshooting.md"))
   of_others = re.compile(
       "distribution|No module|Error|No space|Permission|Resource|pthread|OOM|"
-      "Killed|Checksum|Failed to|Request failed|has no attribute|NaN loss|cannot import|"
-      "TF_USE|unexpected keyword|tf.data|absl|I0000|cuda|cuDNN")
-  quotes = [quote.replace("with this --model_dir, TensorFlow says: Restoring",
-                          "with this --model_dir, TensorFlow says: …Restoring")
+      "Killed|Checksum|Failed to|Request failed|has no attribute|NaN loss|"
+      "cannot import|TF_USE|unexpected keyword|tf.data|absl|I0000|cuda|cuDNN|"
+      "is only available when eager")
+  quotes = [quote.replace("TensorFlow: Restoring", "TensorFlow: …Restoring")
             for row in rows for quote in re.findall("`(.*?)`", row)]
   quotes = [quote for quote in quotes if not of_others.search(quote)]
   assert len(quotes) > 15

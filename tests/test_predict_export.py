@@ -441,6 +441,31 @@ def test_not_a_picture_of_a_digit(digits, tmp_path, fault, word):
   assert word in str(error.value) and "\n" not in str(error.value)
 
 
+def test_thin_digit_in_a_heavy_frame(tmp_path):
+  """The frame has more than eight times the digit's ink."""
+  path = str(tmp_path / "one.png")
+  page = Image.new("L", (256, 256), 255)
+  page.paste(0, (126, 53, 129, 203))
+  page.save(path)
+  alone = cnn_mnist.read_picture(path)
+  make_pictures.draw_frame(page, 4, 10).save(path)
+  np.testing.assert_allclose(cnn_mnist.read_picture(path), alone, atol=0.1)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_empty_ruled_paper(tmp_path, seed):
+  """It may look like a digit, as README says, but is no other error."""
+  rng = np.random.RandomState(seed)
+  path = str(tmp_path / "ruled.png")
+  lines = make_pictures.rule((200, 200), rng, squared=seed % 2 == 1)
+  shade = np.linspace(0.6, 1, 200)  # Of full ink
+  Image.fromarray(np.uint8(255 - 200 * lines * shade)).save(path)
+  try:
+    assert cnn_mnist.read_picture(path).max() == 1
+  except cnn_mnist.UserError as e:
+    assert "shows no digit" in str(e)
+
+
 def test_dots_in_the_corners(tmp_path):
   """Of a part of the box so small, no number becomes infinite or NaN."""
   path = str(tmp_path / "dots.png")

@@ -118,8 +118,8 @@ def run_beside(directory, flags, *options, **files):
 
 def check_package(result, word, command):
   """Checks that there is one line, which ends with a command to be pasted."""
-  result.check_error(word, ". For it: ")
-  assert result.stderr.endswith(" For it: %s\n" % command), result.stderr
+  result.check_error(word, ". Run: ")
+  assert result.stderr.endswith(" Run: %s\n" % command), result.stderr
 
 
 @pytest.mark.parametrize("name", ["numpy", "tensorflow", "PIL", "scipy"])
