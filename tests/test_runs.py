@@ -125,7 +125,7 @@ def check_package(result, word, command):
 @pytest.mark.parametrize("name", ["numpy", "tensorflow", "PIL", "scipy"])
 def test_without_a_package(flags, tmp_path, name):
   result = run_beside(tmp_path, flags, **{name: NOT_HERE.format(name)})
-  check_package(result, "No module named '%s'" % name, "%s-r %s" % (
+  check_package(result, "No module named '%s'" % name, '%s-r "%s"' % (
       PIP, os.path.join(ROOT, "requirements.txt")))
   # Another program gets the error as it is.
   with pytest.raises(AssertionError, match="ModuleNotFoundError"):
@@ -137,7 +137,7 @@ def test_without_pip(tmp_path):
   """With -S, Python sees nothing that is installed: pip is not, as with uv."""
   check_package(
       run_beside(tmp_path, {}, "-S"), "No module named 'numpy'",
-      'uv pip install --python "%s" -r %s' % (
+      'uv pip install --python "%s" -r "%s"' % (
           sys.executable, os.path.join(ROOT, "requirements.txt")))
 
 
