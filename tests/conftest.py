@@ -22,6 +22,7 @@ import tensorflow.compat.v1 as tf
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 SCRIPT = os.path.join(ROOT, "cnn_mnist.py")
+MINOR = tuple(int(part) for part in tf.__version__.split(".")[:2])
 sys.path.insert(0, ROOT)
 
 import handwritten_digits  # noqa: E402

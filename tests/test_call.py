@@ -15,10 +15,9 @@ import tensorflow.compat.v1 as tf
 
 import cnn_mnist
 from conftest import (
-    ROOT, SCRIPT, arguments_of as arguments, events, parse_result, run_code,
-    run_script, step_of)
+    MINOR, ROOT, SCRIPT, arguments_of as arguments, events, parse_result,
+    run_code, run_script, step_of)
 
-MINOR = tuple(int(part) for part in tf.__version__.split(".")[:2])
 # A program that makes and trains a Keras model.
 KERAS = """
 import numpy as np, tensorflow as tf

@@ -11,8 +11,8 @@ import tensorflow.compat.v1 as tf
 
 import cnn_mnist
 from conftest import (
-    ROOT, SCRIPT, arguments_of, edit_script, finish, parse_result, result_of,
-    run_code, run_script, skip_unless_permitted, step_of, write_split)
+    MINOR, ROOT, SCRIPT, arguments_of, edit_script, finish, parse_result,
+    result_of, run_code, run_script, skip_unless_permitted, step_of, write_split)
 import handwritten_digits
 
 
@@ -103,7 +103,6 @@ def test_import_does_nothing(digits_dir):
 PIP = '"%s" -m pip install ' % sys.executable
 # What a package that is missing does when it is imported
 NOT_HERE = u"raise ModuleNotFoundError(\"No module named '{0}'\", name='{0}')\n"
-MINOR = tuple(int(part) for part in tf.__version__.split(".")[:2])
 
 
 def run_beside(directory, flags, *options, **files):

@@ -390,7 +390,8 @@ def scale_data(options):
   import numpy as np  # pylint: disable=g-import-not-at-top
   print("\n| images | to the first step | steps/s | peak memory |\n"
         "| --- | --- | --- | --- |")
-  paths = cnn_mnist.find_mnist(options.data_dir)
+  paths = [cnn_mnist.find_or_download(name, options.data_dir)
+           for name in cnn_mnist.SHA256]
   with tempfile.TemporaryDirectory() as folder:
     copies = [os.path.join(folder, name) for name in cnn_mnist.SHA256]
     for path, copy in zip(paths[2:], copies[2:]):
