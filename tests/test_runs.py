@@ -12,7 +12,8 @@ import tensorflow.compat.v1 as tf
 import cnn_mnist
 from conftest import (
     MINOR, ROOT, SCRIPT, arguments_of, edit_script, finish, parse_result,
-    result_of, run_code, run_script, skip_unless_permitted, step_of, write_split)
+    result_of, run_code, run_script, skip_unless_permitted, step_of,
+    write_split)
 import handwritten_digits
 
 
