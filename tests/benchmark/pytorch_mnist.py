@@ -2,7 +2,7 @@
 
 It logs as TensorFlow does, in lines that compare.py reads.
 
-  python tests/benchmark/pytorch_mnist.py --data_dir=MNIST-data [--compile]
+  python tests/benchmark/pytorch_mnist.py --data_dir=MNIST-data
       [--channels_last] [--bfloat16]
 """
 import argparse
@@ -62,10 +62,6 @@ def train(args, model, optimizer, images, labels):
     return loss, logits
 
   model.train()
-  if args.compile:
-    forward = torch.compile(forward)
-    for _ in range(5):  # So that compiling isn't in the rate.
-      train_step(torch.arange(args.batch_size))
   batches_per_epoch = len(images) // args.batch_size
   for step in range(args.train_steps):
     if step % batches_per_epoch == 0:
@@ -96,7 +92,6 @@ def main():
   parser.add_argument("--batch_size", type=int, default=100)
   parser.add_argument("--channels_last", action="store_true")
   parser.add_argument("--bfloat16", action="store_true")
-  parser.add_argument("--compile", action="store_true")
   args = parser.parse_args()
 
   train_split, test_split = mnist_data.load_mnist(args.data_dir)
