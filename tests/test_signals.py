@@ -62,10 +62,12 @@ def test_signal_while_training(flags, start_run, tmp_path, signum, prefix):
                        save_checkpoints_steps=1000000), prefix=prefix)
   run.wait_for("loss = ")
   time.sleep(0.5)
-  os.kill(descendant(run.process.pid), signum)
   start = time.time()
-  assert run.wait() == 128 + signum
-  assert time.time() - start < 5
+  os.kill(descendant(run.process.pid), signum)
+  # docker stop kills after 10 s. After the checkpoint, the process still has to
+  # unload TensorFlow 2, which takes it a second even after a bare import.
+  assert run.wait(10) == 128 + signum
+  assert os.path.getmtime(str(tmp_path / "model" / "checkpoint")) < start + 5
   step = step_of(tmp_path / "model")
   assert step > 1
   assert "Stopped by signal %d" % signum in run.text()
