@@ -355,9 +355,9 @@ class StopOnSignalHook(tf.train.SessionRunHook):
 
 
 def claim_model_dir(config):
-  """Returns what locks model_dir until it is closed; UserError if in use."""
+  """Locks model_dir till what it returns is closed; UserError if in use."""
   if not config.is_chief or "://" in config.model_dir or os.name != "posix":
-    return contextlib.nullcontext()
+    return contextlib.ExitStack()  # It does nothing.
   import fcntl
   os.makedirs(config.model_dir, exist_ok=True)
   lock = open(os.path.join(config.model_dir, ".lock"), "a")  # noqa: SIM115
