@@ -357,7 +357,7 @@ class StopOnSignalHook(tf.train.SessionRunHook):
 def claim_model_dir(config):
   """Locks model_dir till what it returns is closed; UserError if in use."""
   if not config.is_chief or "://" in config.model_dir or os.name != "posix":
-    return contextlib.ExitStack()  # It does nothing.
+    return contextlib.ExitStack()  # In 3.6 too, unlike nullcontext
   import fcntl
   os.makedirs(config.model_dir, exist_ok=True)
   lock = open(os.path.join(config.model_dir, ".lock"), "a")  # noqa: SIM115

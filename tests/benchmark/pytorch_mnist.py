@@ -49,24 +49,18 @@ def autocast(args):
 
 def train(args, model, optimizer, images, labels):
   """Trains on batches of the images, each of which comes once in an epoch."""
-  def forward(x, y):
-    with autocast(args):
-      logits = model(x)
-      return functional.cross_entropy(logits, y), logits
-
-  def train_step(batch):
-    optimizer.zero_grad()
-    loss, logits = forward(images[batch], labels[batch])
-    loss.backward()
-    optimizer.step()
-    return loss, logits
-
   model.train()
   batches_per_epoch = len(images) // args.batch_size
   for step in range(args.train_steps):
     if step % batches_per_epoch == 0:
       batches = torch.randperm(len(images)).split(args.batch_size)
-    loss, logits = train_step(batches[step % batches_per_epoch])
+    batch = batches[step % batches_per_epoch]
+    optimizer.zero_grad()
+    with autocast(args):
+      logits = model(images[batch])
+      loss = functional.cross_entropy(logits, labels[batch])
+    loss.backward()
+    optimizer.step()
     if step % 50 == 0:
       print(logits.softmax(1))
       print("loss = %g, step = %d" % (loss.item(), step + 1), flush=True)
