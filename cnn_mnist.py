@@ -46,7 +46,7 @@ import zlib
 HAS_GPU = os.path.exists("/dev/nvidiactl") or os.path.exists("/dev/dxg")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1" if HAS_GPU else "3")
 # TensorFlow 2 leaves oneDNN's faster kernels off on x86 CPUs without AVX-512.
-if platform.machine() in ("x86_64", "AMD64"):
+if platform.machine() == "x86_64":
   os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
 # The command that installs packages. Environments that uv makes have no pip.
@@ -395,9 +395,7 @@ class StopOnSignalHook(contextlib.ExitStack, tf.train.SessionRunHook):
       return  # Python sets handlers in the main thread only.
     reader, writer = os.pipe()
     os.set_blocking(writer, False)  # As set_wakeup_fd() wants it
-    watcher = threading.Thread(target=self._watch, args=[reader], daemon=True)
-    watcher.start()
-    self.callback(watcher.join)
+    threading.Thread(target=self._watch, args=[reader], daemon=True).start()
     self.callback(os.close, writer)  # The thread ends.
     self.callback(signal.set_wakeup_fd, signal.set_wakeup_fd(writer))
     for signum in self.SIGNALS:
@@ -412,10 +410,9 @@ class StopOnSignalHook(contextlib.ExitStack, tf.train.SessionRunHook):
           self.signum = signum
           first = time.monotonic()
           tf.logging.info(f"Signal {signum}: stopping after this step, with a "
-                          "checkpoint. Another one ends at once, without it.")
-        # (timeout(1) and uv send the first one twice.)
+                          "checkpoint. A second signal ends at once, without")
         elif signum in self.SIGNALS and time.monotonic() - first > 0.5:
-          os._exit(128 + signum)
+          os._exit(128 + signum)  # timeout(1) and uv send the first twice.
 
   def after_run(self, run_context, run_values):
     if self.signum:
@@ -727,10 +724,9 @@ def run_program(argv):
     text = re.sub(r"(?s)Graph execution error:.*?\nNode: .*?\n", "", e.message)
     # "Restoring from checkpoint failed. … Original error:\n\nKey … not found"
     line = re.sub(r"error:\s+", "error: ", text).strip().partition("\n")[0]
-    with_dir = "from checkpoint" in line or isinstance(
-        e, tf.errors.DataLossError)
-    sys.exit("cnn_mnist.py: error: " + with_dir * "with this --model_dir, " +
-             f"TensorFlow: {line}")
+    if "from checkpoint" in line or isinstance(e, tf.errors.DataLossError):
+      line += " (give another --model_dir)"
+    sys.exit(f"cnn_mnist.py: error: TensorFlow: {line}")
   finally:
     # TensorFlow has threads for its inputs that it doesn't wait for. If the
     # process ended before they do, it could abort. The threads that write
