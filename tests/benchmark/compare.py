@@ -59,7 +59,7 @@ PEERS = {"tf1": "tensorflow", "tf2": "tensorflow", "tf216": "tensorflow",
          "torch": "torch", "jax": "jax"}
 BFLOAT16_FLAGS = {"float32": [], "bfloat16": ["--bfloat16"]}
 RECIPES = {  # README's. Each stage continues where the one before it ended.
-    "97.3": ["--batch_size=64 --learning_rate=0.2 --train_steps=550"],
+    "97.3": ["--batch_size=64 --learning_rate=0.25 --train_steps=500"],
     "99.2": ["--learning_rate=0.2 --train_steps=4000",
              "--learning_rate=0.02 --train_steps=5000"],
 }
