@@ -40,19 +40,21 @@ def write_idx(path, items):
   # Neither name nor time in it: the same data give the same file.
   with open(path, "wb") as f, gzip.GzipFile(
       filename="", mode="wb", fileobj=f, mtime=0) as g:
-    g.write(struct.pack(">I%dI" % items.ndim, 0x800 + items.ndim, *items.shape))
+    g.write(struct.pack(f">I{items.ndim}I", 0x800 + items.ndim, *items.shape))
     g.write(items.tobytes())
+
+
+def write_split(directory, name, images, labels):
+  """Writes the two files of "train" or "t10k" into directory."""
+  write_idx(os.path.join(directory, f"{name}-images-idx3-ubyte.gz"), images)
+  write_idx(os.path.join(directory, f"{name}-labels-idx1-ubyte.gz"), labels)
 
 
 def write_digits(directory, images, labels):
   """Writes the four files into directory, which is made if it isn't there."""
   os.makedirs(directory, exist_ok=True)
-  for name, part in (("train", slice(None, -TEST_SIZE)),
-                     ("t10k", slice(-TEST_SIZE, None))):
-    write_idx(os.path.join(directory, name + "-images-idx3-ubyte.gz"),
-              images[part])
-    write_idx(os.path.join(directory, name + "-labels-idx1-ubyte.gz"),
-              labels[part])
+  write_split(directory, "train", images[:-TEST_SIZE], labels[:-TEST_SIZE])
+  write_split(directory, "t10k", images[-TEST_SIZE:], labels[-TEST_SIZE:])
 
 
 def write_pictures(directory, images, labels):
@@ -61,7 +63,7 @@ def write_pictures(directory, images, labels):
   for digit in range(10):
     image = images[np.argmax(labels == digit)]
     picture = Image.fromarray(255 - image).resize((280, 280))
-    picture.save(os.path.join(directory, "%d.png" % digit))
+    picture.save(os.path.join(directory, f"{digit}.png"))
 
 
 if __name__ == "__main__":
