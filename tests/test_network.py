@@ -4,6 +4,7 @@ import pytest
 import tensorflow.compat.v1 as tf
 
 import cnn_mnist
+from running import predict, step_of, weights_of
 
 ModeKeys = tf.estimator.ModeKeys
 WEIGHTS = {
@@ -155,14 +156,9 @@ def numpy_forward(images, weights):
 
 def test_forward_pass_is_numpys(digits_dir, trained):
   _, (images, _) = cnn_mnist.load_mnist(digits_dir)
-  reader = tf.train.load_checkpoint(trained[0])
-  expected = numpy_forward(
-      images[:100], {name: reader.get_tensor(name) for name in WEIGHTS})
-  estimator = tf.estimator.Estimator(cnn_mnist.cnn_model_fn, trained[0])
-  found = [p["probabilities"] for p in estimator.predict(
-      tf.estimator.inputs.numpy_input_fn(
-          {"x": images[:100]}, shuffle=False))]
-  assert np.abs(np.array(found) - expected).max() < 1e-5
+  expected = numpy_forward(images[:100], weights_of(trained[0]))
+  found = predict(trained[0], images[:100])["probabilities"]
+  assert np.abs(found - expected).max() < 1e-5
 
 
 @pytest.mark.parametrize("params,rate", [
@@ -210,23 +206,18 @@ def test_initial_weights_are_the_tutorials(digits_dir, tmp_path):
             loss, tf.train.get_global_step()))
 
   (images, labels), _ = cnn_mnist.load_mnist(digits_dir)
+  input_fn = tf.estimator.inputs.numpy_input_fn(
+      {"x": images}, labels, batch_size=10, num_epochs=None, shuffle=True)
+  config = tf.estimator.RunConfig(tf_random_seed=7)
   initial = []
-  for name, model_fn in (("bare", bare_model_fn),
-                         ("ours", cnn_mnist.cnn_model_fn)):
-    model_dir = str(tmp_path / name)
-    tf.estimator.Estimator(
-        model_fn, model_dir, tf.estimator.RunConfig(tf_random_seed=7)).train(
-        tf.estimator.inputs.numpy_input_fn(
-            {"x": images}, labels, batch_size=10, num_epochs=None,
-            shuffle=True), steps=1)
-    reader = tf.train.load_checkpoint(model_dir + "/model.ckpt-0")
-    initial.append({name: reader.get_tensor(name) for name in WEIGHTS})
+  for model_fn, other in ((bare_model_fn, cnn_mnist.cnn_model_fn),
+                          (cnn_mnist.cnn_model_fn, bare_model_fn)):
+    model_dir = tmp_path / str(len(initial))
+    tf.estimator.Estimator(model_fn, str(model_dir), config).train(
+        input_fn, steps=1)
+    initial.append(weights_of(model_dir / "model.ckpt-0"))
     # From what one wrote, the other resumes.
-    other = {"bare": cnn_mnist.cnn_model_fn, "ours": bare_model_fn}[name]
-    estimator = tf.estimator.Estimator(other, model_dir)
-    estimator.train(tf.estimator.inputs.numpy_input_fn(
-        {"x": images}, labels, batch_size=10, num_epochs=None, shuffle=True),
-                    steps=1)
-    assert estimator.get_variable_value("global_step") == 2
+    tf.estimator.Estimator(other, str(model_dir)).train(input_fn, steps=1)
+    assert step_of(model_dir) == 2
   for name in WEIGHTS:
     np.testing.assert_array_equal(initial[0][name], initial[1][name])

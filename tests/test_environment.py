@@ -1,0 +1,195 @@
+"""What is installed and set around the script, and what it logs on stderr."""
+import glob
+import os
+import re
+import runpy
+import sys
+
+import pytest
+import tensorflow.compat.v1 as tf
+
+from running import (
+    MINOR, ROOT, SCRIPT, check_log, result_of, run_code, run_process,
+    skip_unless_permitted, start_process, finish)
+
+# ---- Packages ----------------------------------------------------------------
+
+PIP = f'"{sys.executable}" -m pip install '
+REQUIREMENTS = f'-r "{ROOT / "requirements.txt"}"'
+# What a package that is missing does when it is imported
+NOT_HERE = "raise ModuleNotFoundError(\"No module named '{0}'\", name='{0}')\n"
+
+
+def run_beside(directory, flags, name, text):
+  """Runs the script where this module hides one that is installed."""
+  (directory / f"{name}.py").write_text(text)
+  return run_process(flags, env=dict(os.environ, PYTHONPATH=str(directory)))
+
+
+def check_package(result, word, command):
+  """Checks that there is one line, which ends with a command to be pasted."""
+  result.check_error(word, ". Run: ")
+  assert result.stderr.endswith(f" Run: {command}\n"), result.stderr
+
+
+@pytest.mark.parametrize("name", ["numpy", "tensorflow", "PIL", "scipy"])
+def test_without_a_package(tmp_path, monkeypatch, name):
+  check_package(run_beside(tmp_path, {}, name, NOT_HERE.format(name)),
+                f"No module named '{name}'", PIP + REQUIREMENTS)
+  # Another program gets the error as it is.
+  monkeypatch.setitem(sys.modules, name, None)
+  with pytest.raises(ModuleNotFoundError):
+    runpy.run_path(str(SCRIPT), run_name="cnn_mnist")
+
+
+def test_without_pip():
+  """With -S, Python sees nothing that is installed: pip is not, as with uv."""
+  check_package(
+      finish(start_process([sys.executable, "-S", SCRIPT]), 60),
+      "No module named 'numpy'",
+      f'uv pip install --python "{sys.executable}" {REQUIREMENTS}')
+
+
+def test_without_estimator(flags, tmp_path):
+  """Of TensorFlow 1 it is a part: it can't even be imported without it."""
+  result = run_beside(tmp_path, flags, "tensorflow_estimator",
+                      NOT_HERE.format("tensorflow_estimator"))
+  if MINOR < (2,):
+    assert "tensorflow_estimator" in result.stderr and result.returncode == 1
+    return
+  check_package(result, "No module named 'tensorflow_estimator'",
+                PIP + "tensorflow_estimator")
+
+
+@pytest.mark.skipif(MINOR < (2, 16), reason="Estimator is a part of it")
+@pytest.mark.parametrize("name,text,words", [
+    ("tensorflow_estimator", "raise ImportError('cannot import name lost')",
+     "cannot import name lost"),
+    # Python runs this one by itself at its start.
+    ("sitecustomize", "import sys\n"
+     "sys.modules['tensorflow.python.layers.layers'] = None", "Keras 3")])
+def test_later_tensorflow(flags, picture, tmp_path, name, text, words):
+  """A name that it lost is one line, when the script runs, not in an import."""
+  result = run_beside(tmp_path, flags, name, text)
+  result.check_error(words)
+  assert f"TensorFlow {tf.__version__} runs on" in result.stderr
+  # What needs no Estimator works in another program.
+  code = """if True:
+    import runpy, sys
+    sys.path.insert(0, sys.argv[1])
+    runpy.run_path(sys.argv[1] + "/" + sys.argv[2] + ".py")
+    import cnn_mnist
+    print(cnn_mnist.read_picture(sys.argv[3]).shape)"""
+  if name == "tensorflow_estimator":
+    code = code.replace("    runpy.run", "    # ")
+  assert run_code(sys.executable, code, tmp_path, name, picture) == "(28, 28)"
+
+
+# ---- Variables and devices ---------------------------------------------------
+
+@pytest.mark.parametrize("variable,value,machine,expected", [
+    ("TF_ENABLE_ONEDNN_OPTS", None, "x86_64", "1"),
+    ("TF_ENABLE_ONEDNN_OPTS", "0", "x86_64", "0"),
+    # There, a gradient is slow with it: TensorFlow's own default holds.
+    ("TF_ENABLE_ONEDNN_OPTS", None, "aarch64", None),
+    ("TF_CPP_MIN_LOG_LEVEL", "2", "x86_64", "2"),
+    ("TF_CPP_MIN_LOG_LEVEL", None, "x86_64",
+     "1" if glob.glob("/dev/nvidiactl") or glob.glob("/dev/dxg") else "3")])
+def test_variables_of_tensorflow(monkeypatch, variable, value, machine,
+                                 expected):
+  """Run or imported, it sets defaults before it imports TensorFlow."""
+  monkeypatch.setattr("platform.machine", lambda: machine)
+  monkeypatch.setitem(sys.modules, "tensorflow", None)  # It ends at its import.
+  for name in "__main__", "cnn_mnist":
+    monkeypatch.setenv(variable, value or "")
+    if value is None:
+      monkeypatch.delenv(variable)
+    with pytest.raises((ImportError, SystemExit)):
+      runpy.run_path(str(SCRIPT), run_name=name)
+    assert os.environ.get(variable) == expected
+
+
+# In front of a command, with an empty directory after it: there, /dev has the
+# nodes of an NVIDIA device, though nothing is behind them.
+WITH_DEVICE = ["unshare", "--mount", "sh", "-c", """
+set -e
+mount -t tmpfs tmpfs "$0"
+for name in null zero random urandom; do
+  touch "$0/$name"
+  mount --bind "/dev/$name" "$0/$name"
+done
+mkdir "$0/shm"
+touch "$0/nvidiactl" "$0/nvidia0"
+mount --rbind "$0" /dev
+exec "$@"
+"""]
+# A line that TensorFlow's C++ part logs, and one that warns: up to 2.17, those
+# begin with the date, and later ones with a letter.
+CPP_LINE = re.compile(r"(?m)^(?:\d{4}-\d\d-\d\d .*: [IWEF] |[IWEF]0000 )")
+CPP_WARNING = re.compile(
+    r"(?m)^(?:\d{4}-\d\d-\d\d .*: [WEF] |[WEF]0000 ).*")
+
+without_device = pytest.mark.skipif(
+    bool(glob.glob("/dev/nvidia*")), reason="there is an NVIDIA device here")
+
+
+@pytest.fixture
+def environment():
+  """The environment without a level of the C++ log that somebody set."""
+  return {name: value for name, value in os.environ.items()
+          if name != "TF_CPP_MIN_LOG_LEVEL"}
+
+
+def test_warnings_about_a_device(flags, environment, tmp_path):
+  """Who has a device is told why TensorFlow can't use it."""
+  prefix = [*WITH_DEVICE, tmp_path / "dev"]
+  prefix[-1].mkdir()
+  skip_unless_permitted([*map(str, prefix)])
+  result = run_process(dict(flags, train_steps=1), prefix=prefix,
+                       env=environment)
+  assert result_of(result)[2] == 1
+  warnings = CPP_WARNING.findall(result.stderr)
+  # With 1.15, either the driver's library is not there, or it finds no device.
+  assert any(re.search("Could not load dynamic library|failed call to cuInit|"
+                       "cuda|TensorRT", line) for line in warnings)
+  # What is no warning remains hidden.
+  assert len(CPP_LINE.findall(result.stderr)) == len(warnings)
+
+
+# ---- The log -----------------------------------------------------------------
+
+def check_quiet(stderr):
+  """Checks that these are lines of absl's log, of which none is a remark."""
+  check_log(stderr.splitlines())
+  assert not CPP_LINE.search(stderr)
+  for word in "deprecat", "warning", "contrib", "traceback":
+    assert word not in stderr.lower()
+
+
+@without_device
+def test_log(flags, environment, picture, tmp_path):
+  """Of a training, its evaluation and an export, and of a classification.
+
+  What matters is logged, and what says nothing to a user is not.
+  """
+  result = run_process(dict(flags, train_steps=3, export_dir=tmp_path / "e"),
+                       env=environment)
+  assert result_of(result)[2] == 3
+  check_quiet(result.stderr)
+  for words in ("TensorFlow", "At step 0 of 3", "loss = ", "Saving checkpoints",
+                "Finished evaluation", "Exported to"):
+    assert words in result.stderr
+  for words in ("Create ", "Graph was", "local_init", "Calling", "Signatures",
+                "Using", "global_step/sec", "Done"):
+    assert words not in result.stderr
+  result = run_process({"model_dir": flags["model_dir"], "predict": picture},
+                       env=environment)
+  assert result.returncode == 0, result.stderr
+  check_quiet(result.stderr)
+
+
+def test_cpp_log_on_request(flags, environment):
+  """What the environment asks for is shown."""
+  result = run_process(dict(flags, train_steps=1),
+                       env=dict(environment, TF_CPP_MIN_LOG_LEVEL="0"))
+  assert CPP_LINE.search(result.stderr), result.stderr

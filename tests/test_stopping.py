@@ -1,0 +1,191 @@
+"""Signals and kills: what ends a run at once, what saves its checkpoint."""
+import errno
+import os
+import random
+import re
+import signal
+import time
+
+import pytest
+
+import cnn_mnist
+from handwritten_digits import load_digits, write_split
+from running import (
+    AS_PID_1, ended_by, result_of, run_here, skip_unless_permitted, step_of)
+
+# SIGHUP is handled as SIGTERM is; SIGINT has a handler of Python's.
+every_signal = pytest.mark.parametrize(
+    "signum", [signal.SIGTERM, signal.SIGINT, pytest.param(
+        signal.SIGHUP, marks=pytest.mark.slow)])
+
+
+@pytest.fixture
+def train(flags, start_run):
+  """Function that starts a long run, and waits until it trains."""
+  def start(**options):
+    run = start_run(dict(flags, train_steps=1000000, log_every_n_iter=1,
+                         save_checkpoints_steps=1000000), **options)
+    run.wait_for("loss = ")
+    return run
+
+  return start
+
+
+def check_resumes(flags):
+  """Checks that the next run goes on from the checkpoint; returns its step."""
+  step = step_of(flags["model_dir"])
+  result = run_here(dict(flags, train_steps=step + 2))
+  assert f"At step {step} of {step + 2}: training" in result.stderr
+  assert result_of(result)[2] == step + 2
+  return step
+
+
+@pytest.mark.parametrize("times", [
+    2, pytest.param(20, marks=pytest.mark.slow)])
+def test_killed(flags, start_run, times):
+  """Half of the runs save at each step, to be killed while writing."""
+  rng = random.Random(1)
+  last = 0
+  for i in range(times):
+    every = (1, 10)[i % 2]
+    run = start_run(dict(flags, train_steps=1000000,
+                         save_checkpoints_steps=every))
+    run.wait_for(f"At step {last} of 1000000: training")
+    # Before the first step, TensorFlow overwrites the checkpoint that it has
+    # just restored: a kill in that fraction of a millisecond damages it.
+    run.wait_for("loss = ")
+    time.sleep(rng.uniform(0, 1))
+    assert run.end(signal.SIGKILL)[0] == -signal.SIGKILL
+    saved = [int(step) for step in re.findall(r"Saving checkpoints for (\d+) ",
+                                              run.text())]
+    # Only the checkpoint that was being written can be missing.
+    last = step_of(flags["model_dir"])
+    assert last in saved[-2:]
+    assert all(later - earlier == every
+               for earlier, later in zip(saved[1:], saved[2:]))
+  assert check_resumes(flags) > 0
+
+
+def descendant(pid):
+  """The process at the end of a chain of single children."""
+  while True:
+    with open(f"/proc/{pid}/task/{pid}/children") as f:
+      children = f.read().split()
+    if not children:
+      return pid
+    pid = int(children[0])
+
+
+@every_signal
+@pytest.mark.parametrize("prefix", [[], pytest.param(
+    AS_PID_1, marks=pytest.mark.slow)])
+def test_signal_while_training(flags, train, signum, prefix):
+  """Also as PID 1, for which the kernel has no default action."""
+  skip_unless_permitted(prefix)
+  run = train(prefix=prefix)
+  time.sleep(0.5)
+  start = time.time()
+  os.kill(descendant(run.process.pid), signum)
+  # docker stop kills after 10 s. After the checkpoint, the process still has to
+  # unload TensorFlow 2, which takes it a second even after a bare import.
+  assert run.wait(10) == 128 + signum
+  assert (flags["model_dir"] / "checkpoint").stat().st_mtime < start + 5
+  assert f"Stopped by signal {signum}" in run.text()
+  assert "Traceback" not in run.text()
+  assert check_resumes(flags) > 1
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_two_signals_at_once(flags, train, signum):
+  """As timeout(1) and uv send them, to the process and its group: it is one."""
+  run = train()
+  for _ in range(2):
+    os.kill(run.process.pid, signum)
+    time.sleep(0.2 if signum == signal.SIGINT else 0.02)
+  # Python ends without its handlers: one that comes so late gives -15, which
+  # is the same 143 to a shell.
+  assert run.wait() in ended_by(signum)
+  assert step_of(flags["model_dir"]) > 1
+  assert f"Stopped by signal {signum}" in run.text()
+
+
+def test_nohup(flags, train):
+  """What nohup has the script ignore, it ignores; other signals stop it."""
+  run = train(prefix=["nohup"])
+  for _ in range(2):  # A second signal is not one to end at once either.
+    run.process.send_signal(signal.SIGHUP)
+    time.sleep(0.7)
+  run.wait_for("probabilities = ", since=len(run.log))
+  assert "Stopped" not in run.text()
+  assert run.end(signal.SIGTERM)[0] == 128 + signal.SIGTERM
+  assert "Stopped by signal 15" in run.text()
+  assert step_of(flags["model_dir"]) > 1
+
+
+# ---- Outside the training, it ends at once -----------------------------------
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, pytest.param(
+    signal.SIGHUP, marks=pytest.mark.slow)])
+def test_signal_during_the_imports(flags, start_run, signum):
+  """They take a second or more, before the first line of the log."""
+  run = start_run(flags)
+
+  def has_begun():
+    """Whether it reads TensorFlow's or NumPy's libraries."""
+    with open(f"/proc/{run.process.pid}/maps") as f:
+      return "/numpy/" in f.read()
+
+  run.wait_until(has_begun)
+  time.sleep(0.1)
+  assert run.log == []
+  code, seconds = run.end(signum)
+  assert code in ended_by(signum) and seconds < 1
+  assert run.log == []
+
+
+@every_signal
+def test_signal_before_training(flags, start_run, tmp_path, signum):
+  """While it waits for data from a pipe, it ends silently.
+
+  With SIGINT it is Python that ends, which takes its time.
+  """
+  pipe = tmp_path / "train-images-idx3-ubyte"
+  os.mkfifo(pipe)
+  for name in cnn_mnist.SHA256:
+    if not name.startswith("train-images"):
+      (tmp_path / name).write_bytes(b"")
+  run = start_run(dict(flags, data_dir=tmp_path))
+
+  def open_for_writing():
+    """Opens the pipe if the run reads it."""
+    try:
+      return os.open(pipe, os.O_WRONLY | os.O_NONBLOCK)
+    except OSError as e:
+      assert e.errno == errno.ENXIO, e  # Nobody reads it.
+      return None
+
+  writer = run.wait_until(open_for_writing)
+  time.sleep(1)
+  code, seconds = run.end(signum)
+  assert code in ended_by(signum)
+  assert seconds < (5 if signum == signal.SIGINT else 2)
+  os.close(writer)
+
+
+@every_signal
+def test_signal_during_evaluation(flags, start_run, tmp_path, signum):
+  """The checkpoint is saved already: it ends without a result."""
+  images, labels = load_digits()
+  write_split(tmp_path, "train", images, labels)
+  write_split(tmp_path, "t10k", images.repeat(20, axis=0), labels.repeat(20))
+  with open(tmp_path / "stdout", "w+") as stdout:
+    run = start_run(dict(flags, data_dir=tmp_path, train_steps=1),
+                    stdout=stdout)
+    run.wait_for("Starting evaluation")
+    time.sleep(0.5)
+    assert "Finished evaluation" not in run.text()
+    code, seconds = run.end(signum)
+    assert code in ended_by(signum)
+    assert seconds < (5 if signum == signal.SIGINT else 1)
+    assert stdout.read() == ""
+  assert step_of(flags["model_dir"]) == 1

@@ -1,0 +1,329 @@
+"""Training and evaluation: result, log, order of images, seed, summaries.
+
+And what people change first in the network, the data and the hooks.
+"""
+import functools
+import pathlib
+import re
+
+import numpy as np
+import pytest
+import tensorflow.compat.v1 as tf
+
+import cnn_mnist
+from handwritten_digits import load_digits, write_split
+from running import (
+    arguments_of, copy_of, events, parse_predictions, predict, result_of,
+    run_here, step_of, weights_of)
+
+
+def test_result(trained, digits_dir):
+  """The accuracy is that of all test images."""
+  model_dir, result = trained
+  accuracy, loss, step = result_of(result)
+  assert accuracy > 0.75 and 0 < loss < 0.8
+  assert step == step_of(model_dir) == 200
+  _, (images, labels) = cnn_mnist.load_mnist(digits_dir)
+  assert accuracy == pytest.approx(
+      np.mean(predict(model_dir, images)["classes"] == labels), abs=1e-6)
+
+
+def test_real_mnist(mnist_model):
+  assert result_of(mnist_model[1])[0] > 0.95
+
+
+def test_log(trained):
+  """Losses, and the first and last five of 50 images' probabilities."""
+  model_dir, result = trained
+  assert (f"At step 0 of 200: training. Checkpoints are in {model_dir}\n"
+          in result.stderr)
+  losses = [float(x) for x in re.findall(r"loss = ([\d.]+), step = ",
+                                         result.stderr)]
+  assert len(losses) == 2 and losses[1] < losses[0] / 2
+  _, *tables = result.stderr.split("probabilities = [[")
+  assert len(tables) == 4  # 200 / 50
+  row = r"(?: *0?\.\d{0,3}| *1\.)+\]"
+  assert re.match(rf"{row}\n(?: \[{row}\n){{4}} \.\.\.\n(?: \[{row}\n){{4}}"
+                  rf" \[{row}\]\n", tables[0]), tables[0]
+
+
+def test_log_every_n_iter(flags):
+  result = run_here(dict(flags, train_steps=7, log_every_n_iter=3))
+  assert result.stderr.count("probabilities = [[") == 3  # Steps 1, 4 and 7
+
+
+def test_device_in_the_log(trained):
+  """This TensorFlow may have been built for a GPU; none need be there."""
+  gpus = tf.config.experimental.list_physical_devices("GPU")
+  line, = [line for line in trained[1].stderr.splitlines()
+           if f"TensorFlow {tf.__version__} runs on " in line]
+  assert line.count("GPU:") == len(gpus)
+  assert ("CPU" in line) == (not gpus)
+
+
+def test_summaries(trained):
+  """What TensorBoard shows: the tags of training and evaluation are shared."""
+  model_dir, result = trained
+  training, evaluation = events(model_dir), events(model_dir / "eval")
+  assert {"loss", "accuracy", "global_step/sec"} <= set(training)
+  first, last = [value.simple_value for _, value in training["accuracy"]]
+  assert 0 <= first < 0.5 < last <= 1
+  first, last = [value.simple_value for _, value in training["loss"]]
+  assert last < first
+  (step, value), = evaluation["accuracy"]
+  assert step == 200 and value.simple_value == pytest.approx(
+      result_of(result)[0])
+  for i in range(3):
+    _, value = training[f"digits/image/{i}"][0]
+    assert (value.image.height, value.image.width) == (28, 28)
+    assert value.image.encoded_image_string.startswith(b"\x89PNG")
+  assert "digits/image/3" not in training
+
+
+# ---- What reaches the Estimator ----------------------------------------------
+
+@pytest.fixture
+def prepare(flags, monkeypatch):
+  """Function of more flags: the Estimator of a run, and its input functions.
+
+  Nothing is trained or evaluated.
+  """
+  def prepare_run(**more):
+    found = []
+    monkeypatch.setattr(
+        tf.estimator.Estimator, "train",
+        lambda self, input_fn, *_, **__: found.extend([self, input_fn]))
+    monkeypatch.setattr(
+        tf.estimator.Estimator, "evaluate",
+        lambda self, input_fn, *_, **__: found.append(input_fn) or {})
+    cnn_mnist.main(arguments_of(flags, **more))
+    return found
+
+  return prepare_run
+
+
+def test_flags_reach_the_estimator(prepare, flags):
+  estimator, _, _ = prepare(seed=5, save_checkpoints_steps=30)
+  assert estimator.params == {"learning_rate": 0.05}
+  config = estimator.config
+  assert config.model_dir == str(flags["model_dir"])
+  assert config.tf_random_seed == 5 and config.save_checkpoints_steps == 30
+
+
+def numbers_of(input_fn, batches, batch_size):
+  """The numbers of the images, in the order of their batches."""
+  numbers = []
+  with tf.Graph().as_default():
+    features, labels = input_fn()
+    with tf.train.MonitoredSession() as session:
+      for _ in range(batches):
+        x, y = session.run([features["x"], labels])
+        found = np.rint(x[:, 0] * 255).astype(int)
+        # Each image keeps its label.
+        np.testing.assert_array_equal(found % 10, y)
+        assert len(found) <= batch_size
+        numbers.extend(found)
+  return numbers
+
+
+@pytest.fixture
+def numbered(flags, tmp_path):
+  """A data set whose images have their numbers in their first pixels."""
+  images = np.zeros((250, 28, 28), np.uint8)
+  images[:, 0, 0] = range(250)
+  labels = np.uint8(np.arange(250) % 10)
+  write_split(tmp_path, "train", images[:60], labels[:60])
+  write_split(tmp_path, "t10k", images, labels)
+  flags["data_dir"] = tmp_path
+
+
+@pytest.mark.usefixtures("numbered")
+def test_order_of_images(prepare):
+  """It is another one in each run, or that of --seed; never the files' own."""
+  orders = [numbers_of(prepare(**seed)[1], batches=11, batch_size=10)
+            for seed in ({}, {}, {"seed": 0}, {"seed": 0}, {"seed": 1})]
+  one, another, seeded, again, of_other_seed = orders
+  assert seeded == again and one != another and seeded != of_other_seed
+  for order in orders:
+    assert len(order) == 110 and order[:55] != list(range(5, 60))
+  # With a seed, each of the 55 comes before any comes again.
+  assert sorted(seeded[:55]) == list(range(5, 60)) and (
+      seeded[55:] == seeded[:55])
+
+
+@pytest.mark.usefixtures("numbered")
+def test_evaluation_has_each_image_once(prepare):
+  evaluated = numbers_of(prepare()[2], batches=9, batch_size=128)
+  assert evaluated == list(range(250))
+
+
+def test_seed(flags, tmp_path):
+  """Two runs with one --seed give the same weights bit for bit; no others."""
+  weights = []
+  for run, seed in enumerate((7, 7, 8)):
+    model_dir = tmp_path / str(run)
+    result_of(run_here(dict(flags, model_dir=model_dir, train_steps=10,
+                            seed=seed)))
+    weights.append({name: array.tobytes()
+                    for name, array in weights_of(model_dir).items()})
+  assert weights[0] == weights[1]
+  assert weights[0]["conv2d/kernel"] != weights[2]["conv2d/kernel"]
+
+
+# ---- bfloat16, and what may go wrong -----------------------------------------
+
+needs_tensorflow_2 = pytest.mark.skipif(
+    tf.__version__.startswith("1."), reason="TensorFlow 1 has no bfloat16")
+
+
+@needs_tensorflow_2
+def test_bfloat16(trained, digits_dir, tmp_path):
+  """A little less precise; checkpoints stay float32."""
+  accuracy, loss, _ = result_of(trained[1])
+  flags = {"data_dir": digits_dir, "batch_size": 50,
+           "model_dir": copy_of(trained[0], tmp_path / "model")}
+  rounded = result_of(run_here(dict(flags, train_steps=200), "--bfloat16"))
+  assert rounded[0] == pytest.approx(accuracy, abs=0.02)
+  assert rounded[1] == pytest.approx(loss, rel=0.02)
+  if re.search("amx_bf16|avx512_bf16",
+               pathlib.Path("/proc/cpuinfo").read_text()):
+    assert rounded[1] != loss
+  later = result_of(run_here(dict(flags, train_steps=220), "--bfloat16"))
+  assert later[0] > 0.75
+  dtypes = {array.dtype for array in weights_of(flags["model_dir"]).values()}
+  assert dtypes == {np.dtype("float32"), np.dtype("int64")}
+
+
+@needs_tensorflow_2
+@pytest.mark.parametrize("on", [False, True])
+def test_bfloat16_reaches_the_session(flags, on):
+  """Which matters also where no CPU shows it."""
+  config = cnn_mnist.make_config(cnn_mnist.parse_flags(
+      arguments_of(flags) + ["--bfloat16"] * on))
+  options = config.session_config.graph_options.rewrite_options
+  assert (options.auto_mixed_precision_onednn_bfloat16 == options.ON) == on
+  # As the Estimator has it by default
+  assert config.session_config.allow_soft_placement
+
+
+@pytest.mark.usefixtures("nan_loss")
+def test_nan_loss(flags, monkeypatch):
+  """Estimator ends the training, and says why; the run can be resumed."""
+  run_here(dict(flags, train_steps=100)).check_error("NaN loss during training")
+  assert step_of(flags["model_dir"]) == 0
+  monkeypatch.undo()
+  assert result_of(run_here(dict(flags, train_steps=5)))[2] == 5
+
+
+def test_lopsided_data(flags, tmp_path):
+  """The test images are of digits that training never saw."""
+  images, labels = load_digits()
+  few = labels < 5
+  write_split(tmp_path, "train", images[few], labels[few])
+  write_split(tmp_path, "t10k", images[~few], labels[~few])
+  accuracy, _, _ = result_of(run_here(dict(
+      flags, data_dir=tmp_path, train_steps=40, learning_rate=0.1)))
+  assert accuracy < 0.05
+
+
+def test_one_image(flags, tmp_path):
+  """A batch has it ten times, and it is learned."""
+  images, labels = load_digits()
+  for name in "train", "t10k":
+    write_split(tmp_path, name, images[:1], labels[:1])
+  accuracy, _, step = result_of(run_here(dict(
+      flags, data_dir=tmp_path, train_steps=10)))
+  assert (accuracy, step) == (1, 10)
+
+
+# ---- Other networks, data and hooks ------------------------------------------
+
+def use_dataset(monkeypatch, epochs=None):
+  """Lets tf.data give the images, all epochs or so many."""
+  def dataset_input_fn(x, y=None, batch_size=128, num_epochs=1, shuffle=None):
+    del shuffle
+    return lambda: tf.data.Dataset.from_tensor_slices(
+        x if y is None else (x, y)).repeat(
+            num_epochs or epochs).batch(batch_size)
+
+  monkeypatch.setattr(tf.estimator.inputs, "numpy_input_fn", dataset_input_fn)
+
+
+def use_two_epochs(monkeypatch):
+  """Lets TensorFlow's own input function end."""
+  numpy_input_fn = tf.estimator.inputs.numpy_input_fn
+  monkeypatch.setattr(
+      tf.estimator.inputs, "numpy_input_fn",
+      lambda *args, num_epochs=1, **options: numpy_input_fn(
+          *args, num_epochs=num_epochs or 2, **options))
+
+
+def use_strategy(monkeypatch):
+  """Distributes the training, as over several GPUs."""
+  use_dataset(monkeypatch)
+  monkeypatch.setattr(tf.estimator, "RunConfig", functools.partial(
+      tf.estimator.RunConfig,
+      train_distribute=tf.distribute.MirroredStrategy()))
+
+
+def use_adam(monkeypatch):
+  monkeypatch.setattr(tf.train, "GradientDescentOptimizer",
+                      tf.train.AdamOptimizer)
+
+
+def use_fewer_units(monkeypatch):
+  dense = tf.layers.dense
+  monkeypatch.setattr(tf.layers, "dense", lambda inputs, units, **options: (
+      dense(inputs, min(units, 512), **options)))
+
+
+def add_hook(monkeypatch, make_hook):
+  """Adds a hook to the training, made of its Estimator."""
+  train = tf.estimator.Estimator.train
+  monkeypatch.setattr(
+      tf.estimator.Estimator, "train",
+      lambda self, input_fn, hooks=None, **options: train(
+          self, input_fn, [*hooks, make_hook(self)], **options))
+
+
+def stop_early(monkeypatch):
+  add_hook(monkeypatch, lambda estimator: (
+      tf.estimator.experimental.stop_if_no_decrease_hook(
+          estimator, "loss", 1000)))
+
+
+@pytest.mark.parametrize("change", [
+    use_adam, use_fewer_units, use_dataset, use_strategy, stop_early])
+def test_changed(flags, picture, tmp_path, monkeypatch, change):
+  """Such a network trains, resumes, exports and classifies as well."""
+  change(monkeypatch)
+  flags = dict(flags, batch_size=100, learning_rate=0.0001)
+  assert result_of(run_here(dict(flags, train_steps=3)))[2] == 3
+  result = run_here(dict(flags, train_steps=5, export_dir=tmp_path / "e"))
+  assert result_of(result)[2] == 5 and "Exported to" in result.stderr
+  assert "At step 3 of 5: training" in result.stderr
+  result = run_here({"model_dir": flags["model_dir"], "predict": picture})
+  assert result.returncode == 0, result.stderr
+  (path, _), = parse_predictions(result.stdout)
+  assert path == str(picture)
+
+
+class StopAtOnce(tf.train.SessionRunHook):
+  """Ends the training after its first step."""
+
+  def after_run(self, run_context, run_values):
+    run_context.request_stop()
+
+
+@pytest.mark.parametrize("change,step", [
+    # Twice the 1,318 images in batches of 500, of which the last is smaller
+    (use_two_epochs, 6), (functools.partial(use_dataset, epochs=2), 6),
+    (lambda monkeypatch: add_hook(monkeypatch, lambda _: StopAtOnce()), 1)],
+                         ids=["numpy_input_fn", "dataset", "hook"])
+def test_training_that_ends_early(flags, tmp_path, monkeypatch, change, step):
+  """Where the data or a hook end it, it evaluates and exports all the same."""
+  change(monkeypatch)
+  result = run_here(dict(flags, batch_size=500, train_steps=100,
+                         export_dir=tmp_path / "e"))
+  assert result_of(result)[2] == step
+  assert "Exported to" in result.stderr
