@@ -1,7 +1,5 @@
 """Fixtures that several test files use, and what pytest has to be told."""
 import fcntl
-import io
-import logging
 import os
 from pathlib import Path
 import pickle
@@ -144,17 +142,3 @@ def nan_loss(monkeypatch):
     return cross_entropy(labels, logits) + tf.log(3.5 - step)
 
   monkeypatch.setattr(tf.losses, "sparse_softmax_cross_entropy", nan_later)
-
-
-@pytest.fixture
-def tensorflow_log():
-  """What TensorFlow logs."""
-  stream = io.StringIO()
-  handler = logging.StreamHandler(stream)
-  logger = logging.getLogger("tensorflow")
-  level = logger.level
-  logger.addHandler(handler)
-  logger.setLevel("INFO")
-  yield stream
-  logger.removeHandler(handler)
-  logger.setLevel(level)

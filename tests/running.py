@@ -47,22 +47,15 @@ def arguments_of(flags, **more):
   return [f"--{name}={value}" for name, value in dict(flags, **more).items()]
 
 
-def run_here(flags, *arguments, env=None, cwd="."):
-  """Runs cnn_mnist.py in this process, which has TensorFlow already.
+def run_here(flags, *arguments, env=None):
+  """Runs the script in this process, which has TensorFlow already.
 
-  Args:
-    flags: dict of the flags and their values.
-    *arguments: further arguments, as they are.
-    env: dict, the environment, if it is not this process's.
-    cwd: the directory to run it in.
-
-  Returns:
-    Its Result.
+  Takes the flags as a dict, and further arguments as they are. Returns its
+  Result; the environment is then as before.
   """
-  before = dict(os.environ), os.getcwd(), sys.argv
+  before = dict(os.environ), sys.argv
   stdout, stderr, returncode = io.StringIO(), io.StringIO(), 0
   try:
-    os.chdir(cwd)
     sys.argv = [str(SCRIPT), *arguments_of(flags), *map(str, arguments)]
     if env is not None:
       os.environ.clear()
@@ -77,25 +70,15 @@ def run_here(flags, *arguments, env=None, cwd="."):
   finally:
     os.environ.clear()
     os.environ.update(before[0])
-    os.chdir(before[1])
-    sys.argv = before[2]
+    sys.argv = before[1]
   return Result(returncode, stdout.getvalue(), stderr.getvalue())
 
 
 def run_process(flags, *arguments, timeout=300, prefix=(),
                 python=sys.executable, **options):
-  """Runs cnn_mnist.py in a process of its own.
+  """Runs the script in a process of its own; returns its Result.
 
-  Args:
-    flags: dict of the flags and their values.
-    *arguments: further arguments, as they are.
-    timeout: seconds, after which the process is killed and the test fails.
-    prefix: list, what goes in front of the command.
-    python: the interpreter.
-    **options: Popen's.
-
-  Returns:
-    Its Result.
+  The prefix is a list that goes in front of the command; options are Popen's.
   """
   return finish(
       start_process([*prefix, python, SCRIPT, *arguments_of(flags), *arguments],
@@ -111,10 +94,10 @@ def start(flags, *arguments, prefix=(), python=sys.executable, **options):
 
 def run_code(python, code, *arguments):
   """Runs Python code with cnn_mnist on its path; returns its stdout."""
+  path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
   result = finish(start_process(
       [python, "-c", code, *arguments],
-      env=dict(os.environ, PYTHONPATH=str(ROOT), TF_CPP_MIN_LOG_LEVEL="3")),
-                  timeout=120)
+      env=dict(os.environ, PYTHONPATH=path, TF_CPP_MIN_LOG_LEVEL="3")), 120)
   assert result.returncode == 0, result.stderr
   return result.stdout.strip()
 
@@ -171,16 +154,9 @@ class Running:
 
     return wait_until(check, timeout)
 
-  def wait_for(self, *words, since=0):
-    """Waits until a line of the log has all the words, in upper or lower case.
-
-    Args:
-      *words: what the line has to contain.
-      since: the number of lines at the beginning of the log that don't count.
-    """
-    self.wait_until(lambda: any(
-        all(word.lower() in line.lower() for word in words)
-        for line in self.log[since:]))
+  def wait_for(self, words, since=0):
+    """Waits until a line of the log has the words, not before line `since`."""
+    self.wait_until(lambda: any(words in line for line in self.log[since:]))
 
   def wait(self, timeout=60):
     """Waits for the end; returns the exit code."""
@@ -293,7 +269,7 @@ def parse_predictions(stdout):
 # ---- What it leaves ----------------------------------------------------------
 
 def step_of(model_dir):
-  """The step of the newest checkpoint, read by TensorFlow; None without one."""
+  """The step of the newest checkpoint, read by TensorFlow; or None."""
   path = tf.train.latest_checkpoint(str(model_dir))
   return path and int(tf.train.load_variable(path, "global_step"))
 

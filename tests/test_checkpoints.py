@@ -25,13 +25,6 @@ def test_run_again_only_evaluates(trained, trained_copy, digits_dir):
   assert "probabilities" not in again.stderr
 
 
-def test_run_to_a_later_step(flags):
-  assert result_of(run_here(dict(flags, train_steps=3)))[2] == 3
-  result = run_here(dict(flags, train_steps=5))
-  assert result_of(result)[2] == step_of(flags["model_dir"]) == 5
-  assert "At step 3 of 5: training" in result.stderr
-
-
 @pytest.fixture(scope="session")
 def saved(digits_dir, make_once):
   """A model_dir with checkpoints of the steps 0, 2 and 4."""

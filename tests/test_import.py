@@ -1,10 +1,14 @@
 """The script as a module: imported, called, in notebooks and other programs."""
+import inspect
+import logging
 import os
 import signal
 import sys
 import threading
 import time
+import warnings
 
+import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
 
@@ -12,48 +16,52 @@ import cnn_mnist
 from running import (
     MINOR, ROOT, arguments_of, events, parse_result, run_code, run_here,
     step_of, wait_until)
-from state import state
 
-# ---- The import --------------------------------------------------------------
+# ---- The import, and what a call leaves --------------------------------------
 
-IMPORT = """if True:
-  import sys
-  from absl import logging as absl_logging
-  import tensorflow as tf
-  sys.path.append("tests")
-  from state import state
-  # TensorFlow up to 2.15 imports Estimator, and Keras, when it is first used.
-  if hasattr(tf.compat.v1, "estimator"):
-    tf.compat.v1.estimator.Estimator
-  tf.get_logger()
-  before, verbosity = state(), absl_logging.get_verbosity()
-  import cnn_mnist
-  after = state()
-  assert not tf.executing_eagerly()
-  assert absl_logging.get_verbosity() == verbosity
-  # The deprecation of tf.layers is hidden, and two variables are set.
-  assert "tf.layers" in after["warnings"].pop(0)[1].pattern
-  for name in "TF_ENABLE_ONEDNN_OPTS", "TF_CPP_MIN_LOG_LEVEL":
-    before["environment"][name] = after["environment"][name]
-  for name in before:
-    assert after[name] == before[name], name
+def state():
+  """What of this process others see, by names."""
+  loggers = [logging.getLogger(name) for name in ("", "absl", "tensorflow")]
+  return {
+      "loggers": [(logger.level, logger.propagate, len(logger.handlers))
+                  for logger in loggers],
+      "signals": [signal.getsignal(n) for n in range(1, signal.NSIG)],
+      "mask": signal.pthread_sigmask(signal.SIG_BLOCK, []),
+      "warnings": list(warnings.filters),
+      "hooks": (warnings.showwarning, sys.excepthook),
+      "print options": np.get_printoptions(),
+      "stdout": (sys.stdout, sys.stderr),
+      "directory": (os.getcwd(), os.listdir(".")),
+      "threads": threading.enumerate(),
+  }
+
+
+IMPORT = "import logging, os, signal, sys, threading, warnings" + """
+import numpy as np
+import tensorflow as tf
+# TensorFlow up to 2.15 imports Estimator, and Keras, when it is first used.
+if hasattr(tf.compat.v1, "estimator"):
+  tf.compat.v1.estimator.Estimator
+tf.get_logger()
+before = state()
+import cnn_mnist
+cnn_mnist.load_mnist(sys.argv[1])
+after = state()
+assert not tf.executing_eagerly()
+# The deprecation of tf.layers is hidden.
+assert "tf.layers" in after["warnings"].pop(0)[1].pattern
+for name in before:
+  assert after[name] == before[name], name
+# It takes seconds. TensorFlow 1.15 is in tensorflow_core.
+assert not [name for name in sys.modules if name.startswith(
+    ("tensorflow_core.contrib", "tensorflow.contrib."))]
 """
 
 
-def test_import_changes_nothing():
+def test_import_changes_nothing(digits_dir):
   """But that TensorFlow acts as version 1 then."""
-  assert run_code(sys.executable, IMPORT) == ""
-
-
-def test_import_is_silent(digits_dir):
-  """Nor is tf.contrib imported, which takes seconds, for the data."""
-  code = """if True:
-    import sys, cnn_mnist
-    cnn_mnist.load_mnist(sys.argv[1])
-    # TensorFlow 1.15 is in tensorflow_core.
-    assert not [name for name in sys.modules if name.startswith(
-        ("tensorflow_core.contrib", "tensorflow.contrib."))]"""
-  assert run_code(sys.executable, code, digits_dir) == ""
+  assert run_code(sys.executable, inspect.getsource(state) + IMPORT,
+                  digits_dir) == ""
 
 
 @pytest.mark.skipif(MINOR < (2, 16), reason="Estimator is a part of it")
@@ -65,20 +73,22 @@ def test_names_in_estimator():
 
 # ---- Calls of main() ---------------------------------------------------------
 
-def state_here():
-  """The state, with what only TensorFlow's own process has."""
+def state_of_calls():
+  """The state without the threads that write summaries, and their files."""
   files = [os.path.realpath(f"/proc/self/fd/{fd}")
            for fd in os.listdir("/proc/self/fd")]
-  return dict(state(), graph=tf.get_default_graph(), files=sorted(
-      # TensorFlow keeps summaries open.
-      path for path in files if "tfevents" not in path and "/fd/" not in path))
+  return dict(
+      state(), environment=dict(os.environ), graph=tf.get_default_graph(),
+      threads=None, files=sorted(
+          path for path in files if "tfevents" not in path
+          and "/proc/" not in path))
 
 
 def test_main_leaves_nothing_behind(flags, picture, capsys, tmp_path, request):
   """Neither a whole run, nor ones that fail, nor one that classifies."""
   flags["export_dir"] = tmp_path / "export"
   cnn_mnist.main(arguments_of(flags, train_steps=2))  # TensorFlow's own set-up
-  before = state_here()
+  before = state_of_calls()
   cnn_mnist.main(arguments_of(flags, train_steps=3))
   assert parse_result(capsys.readouterr().out.splitlines(True)[-1])[2] == 3
   with pytest.raises(cnn_mnist.UserError):
@@ -87,7 +97,7 @@ def test_main_leaves_nothing_behind(flags, picture, capsys, tmp_path, request):
   request.getfixturevalue("nan_loss")
   with pytest.raises(tf.train.NanLossDuringTrainingError) as error:
     cnn_mnist.main(arguments_of(flags, train_steps=9))
-  after = state_here()
+  after = state_of_calls()
   for name in before:
     assert after[name] == before[name], name
   # The lock is gone too, though a console keeps the exception.
@@ -243,83 +253,31 @@ def test_notebook(kernel, flags, tmp_path):
 
 # ---- Other programs ----------------------------------------------------------
 
-# A program that makes and trains a Keras model.
-KERAS = """
-import numpy as np, tensorflow as tf
+# TensorFlow's own estimators are built on Keras 2. Both as in docs/notebook.md
+WITH_KERAS_2 = """
+import cnn_mnist, numpy as np, tensorflow as tf
+cnn_mnist.main(sys.argv[2:])
+x, y = np.ones([4, 2]), np.ones([4, 1], int)
 model = tf.keras.Sequential([tf.keras.layers.Dense(1, input_shape=[2])])
 model.compile("sgd", "mse")
-model.fit(np.ones([4, 2]), np.ones([4, 1]), verbose=0)
-print(len(model.get_weights()), "weights")
+model.fit(x, y, verbose=0)
+classifier = cnn_mnist.tf.estimator.DNNClassifier(
+    [9], [tf.feature_column.numeric_column("x", [2])], sys.argv[1])
+inputs = cnn_mnist.tf.estimator.inputs.numpy_input_fn(
+    {"x": x}, y, num_epochs=99, shuffle=True)
+print(classifier.train(inputs).evaluate(inputs)["accuracy"])
 """
 
 
-@pytest.fixture
-def keras_2(monkeypatch):
-  """Code that lets other programs have Keras 2, as up to TensorFlow 2.15.
-
-  TF_KERAS_DIR, in the environment, has the package tf_keras for a later one.
-  """
+def test_program_with_keras_2(flags, tmp_path):
+  """After the import. TF_KERAS_DIR has it for TensorFlow 2.16 or later."""
+  setup = "import os, sys\n"
   if MINOR >= (2, 16):
     if "TF_KERAS_DIR" not in os.environ:
       pytest.skip("TF_KERAS_DIR is not set")
-    monkeypatch.setenv("TF_USE_LEGACY_KERAS", "1")
-    # run_code() sets PYTHONPATH.
-    return "import os, sys; sys.path.append(os.environ['TF_KERAS_DIR'])\n"
-  return "import sys\n"
-
-
-AFTER_KERAS = """
-cnn_mnist.main(sys.argv[2:])
-model.fit(np.ones([4, 2]), np.ones([4, 1]), verbose=0)
-summary = tf.compat.v1.Summary()
-summary.value.add(tag="mine", simple_value=7)
-writer.add_summary(summary, 3)
-writer.close()
-"""
-
-
-def test_program_with_keras_2(flags, keras_2, tmp_path):
-  """It imports the script late, and goes on with what it had before."""
-  code = keras_2 + "import tensorflow as tf\n"
-  if MINOR >= (2,):
-    code += "tf.compat.v1.disable_eager_execution()\n"
-  code += "writer = tf.compat.v1.summary.FileWriter(sys.argv[1])\n"
-  code += KERAS + "import cnn_mnist" + AFTER_KERAS + KERAS
-  first, result, second = run_code(
-      sys.executable, code, tmp_path / "own", *arguments_of(
+    setup += ("os.environ['TF_USE_LEGACY_KERAS'] = '1'\n"
+              "sys.path.append(os.environ['TF_KERAS_DIR'])")
+  result, accuracy = run_code(
+      sys.executable, setup + WITH_KERAS_2, tmp_path / "own", *arguments_of(
           flags, train_steps=2)).splitlines(True)
-  assert first.strip() == second.strip() == "2 weights"
-  assert parse_result(result)[2] == 2
-  (step, value), = events(tmp_path / "own")["mine"]
-  assert (step, value.simple_value) == (3, 7)
-
-
-CANNED = """
-from cnn_mnist import load_mnist, tf
-(images, labels), _ = load_mnist(sys.argv[1])
-inputs = tf.estimator.inputs.numpy_input_fn(
-    {"x": images}, labels, num_epochs=10, shuffle=True)
-classifier = tf.estimator.DNNClassifier(
-    [99], [tf.feature_column.numeric_column("x", [784])], sys.argv[2], 10)
-classifier.train(inputs)
-print(classifier.evaluate(inputs)["accuracy"])
-"""
-
-
-def test_canned_estimator(keras_2, digits_dir, tmp_path):
-  """TensorFlow's own, which are built on Keras 2, as docs/notebook.md says."""
-  accuracy = run_code(sys.executable, keras_2 + CANNED, digits_dir, tmp_path)
-  assert float(accuracy) > 0.5
-
-
-def test_program_with_keras_3(flags):
-  """It makes a model before the import; after it, Keras 3 can't train any."""
-  pytest.importorskip("keras", minversion="3")
-  code = "import sys" + KERAS + "import cnn_mnist\ncnn_mnist.main(sys.argv[1:])"
-  code += "\ntry:" + KERAS.replace("\n", "\n  ") + (
-      "\nexcept RuntimeError as e: print(e)")
-  model, result, error = run_code(sys.executable, code, *arguments_of(
-      flags, train_steps=2)).splitlines(True)
-  assert model == "2 weights\n" and parse_result(result)[2] == 2
-  # As in docs/troubleshooting.md
-  assert "`tf.data.Dataset` only supports Python-style iteration" in error
+  assert parse_result(result)[2] == 2 and accuracy == "1.0"

@@ -11,11 +11,9 @@ import pytest
 
 import cnn_mnist
 from running import (
-    copy_of, result_of, run_code, run_process, step_of, weights_of)
+    copy_of, predict, result_of, run_code, run_process, step_of, weights_of)
 
 NAMES = "TF1", "TF2", "TF216"
-directions = pytest.mark.parametrize(
-    "writer,reader", list(itertools.permutations(NAMES, 2)))
 
 
 @pytest.fixture(scope="session")
@@ -23,9 +21,9 @@ def pythons():
   """The interpreters, by NAMES."""
   found = {}
   for name in NAMES:
-    variable = name + "_PYTHON"
+    variable = f"{name}_PYTHON"
     if variable not in os.environ:
-      pytest.skip(variable + " is not set")
+      pytest.skip(f"{variable} is not set")
     found[name] = os.environ[variable]
     version = run_code(found[name], "import tensorflow as tf\n"
                        "print(tf.__version__)")
@@ -48,36 +46,19 @@ def models(pythons, digits_dir, make_once):
   return {name: make_once(name, make) for name in pythons}
 
 
-@pytest.fixture(scope="module")
-def images_path(digits_dir, tmp_path_factory):
-  """A file with the test images, float32 [360, 28, 28]."""
-  path = tmp_path_factory.mktemp("images") / "images.npy"
-  np.save(path, cnn_mnist.load_mnist(digits_dir)[1][0].reshape(-1, 28, 28))
-  return path
-
-
-@directions
-def test_evaluate(pythons, models, digits_dir, tmp_path, writer, reader):
-  model_dir, _, (accuracy, loss, _) = models[writer]
-  copy = copy_of(model_dir, tmp_path / "model")
-  result = run_process({"data_dir": digits_dir, "model_dir": copy,
-                       "train_steps": 100}, python=pythons[reader])
-  assert "At step 100 of 100: no training" in result.stderr
-  assert result_of(result)[0] == accuracy
-  assert result_of(result)[1] == pytest.approx(loss, rel=1e-5)
-  assert result_of(result)[2] == 100
-  # A network that knows nothing has 0.1.
-  assert accuracy > 0.4
-
-
-@directions
-def test_continue(pythons, models, digits_dir, tmp_path, writer, reader):
+@pytest.mark.parametrize("writer,reader", itertools.permutations(NAMES, 2))
+def test_evaluate_and_continue(pythons, models, digits_dir, tmp_path, writer,
+                               reader):
   model_dir, _, (accuracy, loss, _) = models[writer]
   copy = copy_of(model_dir, tmp_path / "model")
   # At a lower rate, since at the same one the loss may well rise once.
-  result = run_process({"data_dir": digits_dir, "model_dir": copy,
-                       "train_steps": 200, "batch_size": 20,
-                       "learning_rate": 0.02}, python=pythons[reader])
+  flags = {"data_dir": digits_dir, "model_dir": copy, "batch_size": 20,
+           "learning_rate": 0.02}
+  result = run_process(dict(flags, train_steps=100), python=pythons[reader])
+  assert "At step 100 of 100: no training" in result.stderr
+  assert result_of(result) == (accuracy, pytest.approx(loss, rel=1e-5), 100)
+  assert accuracy > 0.4  # A network that knows nothing has 0.1.
+  result = run_process(dict(flags, train_steps=200), python=pythons[reader])
   assert "At step 100 of 200: training" in result.stderr
   later_accuracy, later_loss, step = result_of(result)
   assert step == step_of(copy) == 200
@@ -88,21 +69,7 @@ def test_continue(pythons, models, digits_dir, tmp_path, writer, reader):
   assert 0 < np.abs(after - before).max() < 0.1
 
 
-PREDICT = """if True:
-  import sys
-  import numpy as np
-  import tensorflow.compat.v1 as tf
-  import cnn_mnist
-  tf.disable_v2_behavior()
-  model_dir, images_path, out = sys.argv[1:]
-  predictions = tf.estimator.Estimator(
-      cnn_mnist.cnn_model_fn, model_dir).predict(
-          tf.estimator.inputs.numpy_input_fn(
-              {"x": np.load(images_path)}, num_epochs=1, shuffle=False))
-  np.save(out, [p["probabilities"] for p in predictions])
-"""
-
-SERVE = """if True:
+IN_A_SESSION = """if True:
   import sys
   import numpy as np
   import tensorflow.compat.v1 as tf
@@ -114,14 +81,12 @@ SERVE = """if True:
         signature.outputs["probabilities"].name,
         {signature.inputs["x"].name: np.load(images_path)}))
 """
-
-SERVE_EAGERLY = """if True:
+EAGERLY = """if True:
   import sys
   import numpy as np
   import tensorflow as tf
   path, images_path, out = sys.argv[1:]
-  model = tf.saved_model.load(path)
-  outputs = model.signatures["serving_default"](
+  outputs = tf.saved_model.load(path).signatures["serving_default"](
       x=tf.constant(np.load(images_path)))
   assert set(outputs) == {"classes", "probabilities"}
   probabilities = outputs["probabilities"].numpy()
@@ -130,39 +95,19 @@ SERVE_EAGERLY = """if True:
 """
 
 
-def probabilities_of(python, code, path, images_path, directory):
-  """What one of the programs above gives for a model, float32 [360, 10]."""
-  out = directory / "probabilities.npy"
-  run_code(python, code, path, images_path, out)
-  probabilities = np.load(out)
-  assert probabilities.shape == (360, 10)
-  assert np.ptp(probabilities) > 0.5  # It knows something.
-  return probabilities
-
-
-@pytest.fixture
-def predict(pythons, models, images_path, make_once):
-  """Function of who predicts with whose checkpoint; each pair does it once."""
-  return lambda reader, writer: make_once(
-      f"{reader} predicts with {writer}", lambda directory: probabilities_of(
-          pythons[reader], PREDICT, models[writer][0], images_path, directory))
-
-
-@directions
-def test_saved_model(pythons, models, predict, images_path, tmp_path, writer,
-                     reader):
-  """In a session, where only one's program reads only the other's files."""
-  served = probabilities_of(
-      pythons[reader], SERVE, models[writer][1], images_path, tmp_path)
-  for name in writer, reader:
-    np.testing.assert_allclose(served, predict(name, writer), rtol=0, atol=1e-5)
-
-
-@pytest.mark.parametrize("reader", NAMES[1:])
-@pytest.mark.parametrize("writer", NAMES)
-def test_saved_model_in_eager_mode(pythons, models, predict, images_path,
-                                   tmp_path, writer, reader):
-  """In a program of plain TensorFlow 2, without the script."""
-  served = probabilities_of(
-      pythons[reader], SERVE_EAGERLY, models[writer][1], images_path, tmp_path)
-  np.testing.assert_allclose(served, predict(writer, writer), rtol=0, atol=1e-5)
+@pytest.mark.parametrize("writer,reader,program", [
+    (writer, reader, program) for writer in NAMES for reader in NAMES
+    for program in (IN_A_SESSION, EAGERLY)
+    if program == EAGERLY and reader != "TF1" or
+    program == IN_A_SESSION and reader != writer])
+def test_serve(pythons, models, digits_dir, tmp_path, writer, reader, program):
+  """In a program of plain TensorFlow, without the script."""
+  model_dir, exported, _ = models[writer]
+  images = cnn_mnist.load_mnist(digits_dir)[1][0].reshape(-1, 28, 28)
+  np.save(tmp_path / "images.npy", images)
+  out = tmp_path / "probabilities.npy"
+  run_code(pythons[reader], program, exported, tmp_path / "images.npy", out)
+  served = np.load(out)
+  assert served.shape == (360, 10) and np.ptp(served) > 0.5
+  np.testing.assert_allclose(
+      served, predict(model_dir, images)["probabilities"], rtol=0, atol=1e-5)

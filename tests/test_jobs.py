@@ -139,7 +139,8 @@ def test_chief_without_ps(digits_dir, start_run, tmp_path):
   """It says what it waits for, and one signal ends that."""
   job = Job(start_run, tmp_path, {
       "data_dir": digits_dir, "model_dir": tmp_path / "model"})
-  job.start("chief0").wait_for("wait", job.cluster["ps"][0])
+  job.start("chief0").wait_for(
+      f"the job waits for the parameter servers {job.cluster['ps']}")
   time.sleep(1)
   assert job.stop("chief0") < 2
   assert job.stdout("chief0") == ""

@@ -60,17 +60,6 @@ def test_predict_spec(shape):
 
 
 @pytest.mark.usefixtures("graph")
-def test_train_spec():
-  _, _, spec = build(ModeKeys.TRAIN)
-  assert spec.loss.shape == () and spec.loss.dtype == tf.float32
-  assert spec.train_op is not None and not spec.eval_metric_ops
-  with initialized_session() as session:
-    assert session.run(tf.train.get_global_step()) == 0
-    session.run(spec.train_op)
-    assert session.run(tf.train.get_global_step()) == 1
-
-
-@pytest.mark.usefixtures("graph")
 def test_eval_spec():
   _, labels, spec = build(ModeKeys.EVAL)
   assert spec.loss.shape == () and spec.loss.dtype == tf.float32
@@ -165,6 +154,7 @@ def test_forward_pass_is_numpys(digits_dir, trained):
     (None, 0.001), ({}, 0.001), ({"learning_rate": 0.5}, 0.5)])
 def test_sgd_step_on_the_last_layer(graph, params, rate):
   _, labels, spec = build(ModeKeys.TRAIN, params=params)
+  assert spec.loss.shape == () and not spec.eval_metric_ops
   kernel, bias = [v for v in tf.trainable_variables()
                   if v.op.name.startswith("dense_1/")]
   with initialized_session() as session:
@@ -172,6 +162,7 @@ def test_sgd_step_on_the_last_layer(graph, params, rate):
     x, probabilities, _ = session.run(
         [dropout_output(graph), "softmax_tensor:0", spec.train_op])
     new_kernel, new_bias = session.run([kernel, bias])
+    assert session.run(tf.train.get_global_step()) == 1
   # The gradient of the mean cross-entropy by the logits
   gradient = (probabilities - np.eye(10)[labels]) / len(labels)
   np.testing.assert_allclose(

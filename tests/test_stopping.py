@@ -124,25 +124,6 @@ def test_nohup(flags, train):
 
 # ---- Outside the training, it ends at once -----------------------------------
 
-@pytest.mark.parametrize("signum", [signal.SIGTERM, pytest.param(
-    signal.SIGHUP, marks=pytest.mark.slow)])
-def test_signal_during_the_imports(flags, start_run, signum):
-  """They take a second or more, before the first line of the log."""
-  run = start_run(flags)
-
-  def has_begun():
-    """Whether it reads TensorFlow's or NumPy's libraries."""
-    with open(f"/proc/{run.process.pid}/maps") as f:
-      return "/numpy/" in f.read()
-
-  run.wait_until(has_begun)
-  time.sleep(0.1)
-  assert run.log == []
-  code, seconds = run.end(signum)
-  assert code in ended_by(signum) and seconds < 1
-  assert run.log == []
-
-
 @every_signal
 def test_signal_before_training(flags, start_run, tmp_path, signum):
   """While it waits for data from a pipe, it ends silently.

@@ -249,15 +249,6 @@ def use_dataset(monkeypatch, epochs=None):
   monkeypatch.setattr(tf.estimator.inputs, "numpy_input_fn", dataset_input_fn)
 
 
-def use_two_epochs(monkeypatch):
-  """Lets TensorFlow's own input function end."""
-  numpy_input_fn = tf.estimator.inputs.numpy_input_fn
-  monkeypatch.setattr(
-      tf.estimator.inputs, "numpy_input_fn",
-      lambda *args, num_epochs=1, **options: numpy_input_fn(
-          *args, num_epochs=num_epochs or 2, **options))
-
-
 def use_strategy(monkeypatch):
   """Distributes the training, as over several GPUs."""
   use_dataset(monkeypatch)
@@ -317,9 +308,9 @@ class StopAtOnce(tf.train.SessionRunHook):
 
 @pytest.mark.parametrize("change,step", [
     # Twice the 1,318 images in batches of 500, of which the last is smaller
-    (use_two_epochs, 6), (functools.partial(use_dataset, epochs=2), 6),
+    (functools.partial(use_dataset, epochs=2), 6),
     (lambda monkeypatch: add_hook(monkeypatch, lambda _: StopAtOnce()), 1)],
-                         ids=["numpy_input_fn", "dataset", "hook"])
+                         ids=["dataset", "hook"])
 def test_training_that_ends_early(flags, tmp_path, monkeypatch, change, step):
   """Where the data or a hook end it, it evaluates and exports all the same."""
   change(monkeypatch)
