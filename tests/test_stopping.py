@@ -104,7 +104,7 @@ def test_signal_while_training(flags, train, signum, times, prefix):
   assert run.wait(10) in ended_by(signum)[:times]
   assert (flags["model_dir"] / "checkpoint").stat().st_mtime < start + 5
   assert f"Stopped by signal {signum}" in run.text()
-  assert "Traceback" not in run.text()
+  assert times == 2 or "Traceback" not in run.text()
   assert check_resumes(flags) > 1
 
 
