@@ -61,16 +61,14 @@ def test_roll_back(flags, model_dir):
 
 # ---- What can't be used ------------------------------------------------------
 
-def ways_to_use(flags, picture):
-  """Flags that train on from step 4, that only evaluate, and that classify."""
-  return [dict(flags, train_steps=6), dict(flags, train_steps=4),
-          {"model_dir": flags["model_dir"], "predict": picture}]
-
-
 def check_unusable(flags, picture, *words):
-  """Checks that each way is an error of one line, and no file is changed."""
+  """Checks that one line says it, and no file is changed.
+
+  That is, to train on from step 4, to evaluate only, and to classify.
+  """
   before = content(flags["model_dir"])
-  for way in ways_to_use(flags, picture):
+  for way in (dict(flags, train_steps=6), dict(flags, train_steps=4),
+              {"model_dir": flags["model_dir"], "predict": picture}):
     run_here(way).check_error("--model_dir", *words)
   after = content(flags["model_dir"])
   assert {name: after.get(name) for name in before} == before
