@@ -1,7 +1,7 @@
 """Draws the pictures that the tests and docs/ use; at its end, KINDS of them.
 
 A digit is a grey picture, light on dark, as MNIST's are. What is random comes
-from a numpy.random.RandomState, so that a seed repeats it. None needs a font.
+from a numpy.random.RandomState, so that a seed repeats it. No font is needed.
 """
 import io
 
@@ -192,7 +192,7 @@ def on_sheet(change, *args, **options):
 
 
 def photo_of(make):
-  """Returns a maker of photographs of another's sheets."""
+  """Returns a maker of photographs of the sheets that another one makes."""
   return lambda digit, rng: photograph(ImageOps.invert(make(digit, rng)), rng)
 
 
