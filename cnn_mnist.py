@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: 2016 The TensorFlow Authors, for the tutorial's part
 # /// script
 # requires-python = ">=3.7,<3.15"
 # dependencies = [
@@ -10,7 +11,7 @@
 #   'tensorflow==2.21.*; python_version >= "3.12" and python_version < "3.14"',
 #   'tensorflow>=2.22.0rc0,<2.23; python_version >= "3.14"',
 #   'tensorflow-estimator==2.15.*; python_version >= "3.12"',
-#   'pillow', 'scipy',
+#   'pillow>=8', 'scipy',
 # ]
 # ///
 """Trains the convolutional network of "A Guide to TF Layers" on MNIST.
@@ -20,6 +21,7 @@ accuracy on the 10,000 test images, about 97 %.
 """
 import argparse
 import contextlib
+import fcntl
 import gzip
 import hashlib
 import http.client
@@ -33,6 +35,7 @@ import signal
 import sys
 import tempfile
 import threading
+import time
 import types
 import urllib.request
 import warnings
@@ -43,7 +46,7 @@ import zlib
 HAS_GPU = os.path.exists("/dev/nvidiactl") or os.path.exists("/dev/dxg")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1" if HAS_GPU else "3")
 # TensorFlow 2 leaves oneDNN's faster kernels off on x86 CPUs without AVX-512.
-if platform.machine() in ("x86_64", "AMD64"):
+if platform.machine() == "x86_64":
   os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
 # The command that installs packages. Environments that uv makes have no pip.
@@ -53,7 +56,7 @@ try:
   import numpy as np
   from PIL import Image, ImageOps
   from scipy import ndimage
-  import tensorflow.compat.v1 as tf  # What it lacks is added after main().
+  import tensorflow.compat.v1 as tf  # complete_tensorflow() adds to it.
 except ModuleNotFoundError as e:
   if __name__ != "__main__":
     raise
@@ -137,10 +140,15 @@ def main(argv=()):
   """
   args = parse_flags(argv)
   set_up_tensorflow()
-  if args.predict:
-    classify_pictures(args)
-    return
   config = make_config(args)
+
+  # Create the Estimator
+  mnist_classifier = tf.estimator.Estimator(
+      model_fn=cnn_model_fn, config=config,
+      params={"learning_rate": args.learning_rate})
+  if args.predict:
+    classify_pictures(mnist_classifier, args.predict)
+    return
 
   # Load training and eval data
   ((train_data, train_labels),
@@ -154,15 +162,11 @@ def main(argv=()):
   eval_input_fn = tf.estimator.inputs.numpy_input_fn(
       x={"x": eval_data}, y=eval_labels, num_epochs=1, shuffle=False)
 
-  # Create the Estimator
-  mnist_classifier = tf.estimator.Estimator(
-      model_fn=cnn_model_fn, config=config,
-      params={"learning_rate": args.learning_rate})
-
-  # Set up logging for predictions
+  # Set up logging for predictions, of the first three images of a batch
   logging_hook = tf.train.LoggingTensorHook(
       tensors={"probabilities": "softmax_tensor"},
-      every_n_iter=args.log_every_n_iter)
+      every_n_iter=args.log_every_n_iter, formatter=lambda values: (
+          f"probabilities = {np.round(values['probabilities'][:3], 3)}"))
 
   # Train the model
   train_model(mnist_classifier, train_input_fn, eval_input_fn,
@@ -175,12 +179,19 @@ def main(argv=()):
     print("{" + ", ".join(f"'{k}': {v!s}" for k, v in results.items()) + "}")
     if args.export_dir:
       export_model(mnist_classifier, args.export_dir)
+    tf.logging.info(f"The network is in {config.model_dir}. To let it read a "
+                    f"picture: --model_dir={config.model_dir} --predict FILE")
 
 
 # ---- tf.layers and tf.estimator on TensorFlow 2 ------------------------------
 
-# TensorFlow 2.16 dropped Estimator. Its own package lacks three modules there:
-if not hasattr(tf, "estimator"):
+def complete_tensorflow():
+  """Adds TensorFlow 1's own layers to tf, and Estimator where it is missing."""
+  from tensorflow.python.layers import layers
+  tf.layers = layers  # Those of TensorFlow 2 are Keras's.
+  if hasattr(tf, "estimator"):
+    return
+  # TensorFlow 2.16 dropped Estimator. Its package still needs three modules:
   sys.modules.update({
       # one that registers Estimator's names, and does nothing here;
       "tensorflow_estimator.python.estimator.estimator_export":
@@ -190,12 +201,13 @@ if not hasattr(tf, "estimator"):
           should_run_distribute_coordinator=lambda config: False,
           init_run_config=lambda config, job: (
               config._init_distributed_setting_from_environment_var(job))),
-      "tensorflow_estimator._api.v1.estimator.tpu": types.ModuleType(
-          "tf.estimator.tpu, which needs TensorFlow 2.15 or earlier,")})
+      "tensorflow_estimator._api.v1.estimator.tpu": types.SimpleNamespace()})
+  from tensorflow_estimator import estimator
+  tf.estimator = estimator
+
+
 with contextlib.suppress(ImportError, AttributeError):  # main() reports it.
-  tf.estimator = importlib.import_module("tensorflow_estimator").estimator
-  # TensorFlow 1's own layers. Those of TensorFlow 2 would be Keras's.
-  tf.layers = importlib.import_module("tensorflow.python.layers.layers")
+  complete_tensorflow()
 
 
 # ---- Flags, logging, configuration -------------------------------------------
@@ -204,13 +216,20 @@ class UserError(Exception):
   """A problem that the user can solve; the script prints it as one line."""
 
 
+def reason(error):
+  """Returns what an exception says, in one line and without a path."""
+  text = getattr(error, "strerror", None) or str(error) or repr(error)
+  return " ".join(text.split())
+
+
 def parse_flags(argv):
   """Returns the flags; exits with an error and code 2 if one is wrong."""
   parser = argparse.ArgumentParser(
       prog="cnn_mnist.py", allow_abbrev=False,
       description="Trains a convolutional network on MNIST and evaluates it.",
       formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-  add, path = parser.add_argument, os.path.expanduser
+  add = parser.add_argument
+  path = os.path.expanduser
   add("--data_dir", type=path, default="MNIST-data",
       help="directory of MNIST's four files; missing ones are downloaded")
   add("--model_dir", type=path, default="/tmp/mnist_convnet_model",
@@ -224,50 +243,66 @@ def parse_flags(argv):
   add("--seed", type=int, help="of the random numbers, to repeat a run")
   add("--bfloat16", action="store_true",
       help="multiply in bfloat16: faster with amx_bf16 or AMD's avx512_bf16")
-  add("--predict", type=path, nargs="+", metavar="PICTURE",
+  add("--predict", type=path, nargs="+", action="append", metavar="PICTURE",
       help="classify pictures (PNG, JPEG, GIF, BMP) instead of training")
   add("--export_dir", type=path, help="write a SavedModel into it at the end")
   args = parser.parse_args(argv)
-  for flag in ("train_steps", "batch_size", "log_every_n_iter",
+  for flag in ("train_steps", "batch_size", "learning_rate", "log_every_n_iter",
                "save_checkpoints_steps"):
-    if not 1 <= getattr(args, flag) < 2**31:
-      parser.error(f"--{flag} must be from 1 to 2147483647")
+    if not getattr(args, flag) > 0:  # NaN is not.
+      parser.error(f"--{flag} must be above 0")
   if args.seed is not None and not 0 <= args.seed < 2**31:
     parser.error("--seed must be from 0 to 2147483647")
+  if args.predict:
+    args.predict = sum(args.predict, [])  # As it may be given several times
+    if args.export_dir:
+      parser.error("--predict only classifies: leave --export_dir out")
   if "://" in args.data_dir:
     parser.error(f"--data_dir={args.data_dir}: copy it to this machine first")
   if args.bfloat16 and tf.__version__.startswith("1."):
     parser.error("--bfloat16 needs TensorFlow 2")
   # TensorFlow takes these for wildcards when it looks for checkpoints.
-  if re.search(r"[][*?]" if os.name == "nt" else r"[][*?\\]", args.model_dir):
+  if re.search(r"[][*?\\]", args.model_dir):
     parser.error("--model_dir must not contain [ ] * ? or \\")
   return args
 
 
 def set_up_tensorflow():
   """Sets up its log, on stderr; raises UserError if the script can't use it."""
-  logger, handler = tf.get_logger(), logging.StreamHandler()
+  handler = logging.StreamHandler()
   handler.setFormatter(logging.Formatter(
       "%(asctime)s %(levelname)s %(message)s", "%H:%M:%S"))
   # Hide the configuration (half a page) and what says nothing to a user.
-  handler.addFilter(lambda record: not record.getMessage().startswith((
-      "Using", "Calling", "Done", "Create Ch", "Graph was", "Running local",
-      "Signatures", "global_step")))
-  # In place of TensorFlow's own handler, or of that of an earlier call.
-  logger.propagate, logger.handlers = False, [handler]
+  handler.addFilter(lambda record: record.levelno != logging.INFO or not (
+      record.getMessage().startswith((
+          "Using config",
+          "Calling model_fn",
+          "Done calling model_fn",
+          "Calling checkpoint listeners",
+          "Create CheckpointSaverHook",
+          "Graph was finalized",
+          "Running local_init_op",
+          "Done running local_init_op",
+          "Signatures INCLUDED",
+          "global_step/sec"))))
+  logger = tf.get_logger()
+  logger.handlers = [handler]  # In place of TensorFlow's, or an earlier call's
+  logger.propagate = False
   logger.setLevel(logging.INFO)
   gpus = tf.config.experimental.list_physical_devices("GPU")
   tf.logging.info("TensorFlow %s runs on %s", tf.__version__, ", ".join(
       gpu.name for gpu in gpus) or "the CPU: it sees no GPU")
   try:
-    tf.estimator = importlib.import_module("tensorflow_estimator").estimator
-    _ = tf.layers.conv2d
-  except AttributeError as e:  # A later TensorFlow lost the name.
-    raise UserError(f"this TensorFlow does not fit: {e}")
+    complete_tensorflow()
+  except (ImportError, AttributeError) as e:
+    raise UserError(f"{reason(e)}. Run: {INSTALL} tensorflow-estimator "
+                    "'tensorflow<2.23'")
 
 
 def make_config(args):
   """Returns the RunConfig; raises UserError if TF_CONFIG's job can't work."""
+  # Classifying does not wait for the other tasks of a job.
+  job = os.environ.pop("TF_CONFIG", None) if args.predict else None
   try:
     config = tf.estimator.RunConfig(
         model_dir=args.model_dir, tf_random_seed=args.seed,
@@ -275,10 +310,15 @@ def make_config(args):
     if config.num_worker_replicas > 1 and not config.num_ps_replicas:
       raise ValueError("several workers need a parameter server (ps)")
   except (ValueError, TypeError, AttributeError, KeyError) as e:
-    raise UserError("bad --model_dir or TF_CONFIG: " + " ".join(str(e).split()))
+    raise UserError(f"bad --model_dir or TF_CONFIG: {reason(e)}")
+  finally:
+    if job is not None:
+      os.environ["TF_CONFIG"] = job
   if args.bfloat16:
+    # A job has a ConfigProto already. This is Estimator's own for one machine:
     proto = config.session_config or tf.ConfigProto(allow_soft_placement=True)
     rewriter = proto.graph_options.rewrite_options
+    rewriter.meta_optimizer_iterations = rewriter.ONE
     rewriter.auto_mixed_precision_onednn_bfloat16 = rewriter.ON
     config = config.replace(session_config=proto)
   return config
@@ -288,24 +328,24 @@ def make_config(args):
 
 def train_model(classifier, train_input_fn, eval_input_fn, last_step, hooks):
   """Trains to last_step or a signal, alone or as a task of TF_CONFIG's job."""
-  config, stop = classifier.config, StopOnSignalHook()
-  # Of a batch's probabilities, log the first and the last five rows.
-  with claim_model_dir(config), contextlib.closing(stop), np.printoptions(
-      precision=3, threshold=100, edgeitems=5):
+  config = classifier.config
+  with claim_model_dir(config), StopOnSignalHook() as stop:
+    hooks = [*hooks, stop]
     if config.is_chief:
-      _, step = find_checkpoint(config.model_dir)
+      hooks.append(ProgressHook(last_step))
+      step = saved_step(config.model_dir) or 0
       what = "training" if step < last_step else "no training, it is done"
       tf.logging.info(f"At step {step} of {last_step}: {what}. Checkpoints are "
                       f"in {config.model_dir}")
+    # Who is alone counts as one worker; an evaluator does not count itself.
     if config.num_worker_replicas + config.num_ps_replicas == 1:
-      classifier.train(train_input_fn, [*hooks, stop], max_steps=last_step)
+      classifier.train(train_input_fn, hooks, max_steps=last_step)
     else:
-      servers = config.cluster_spec.as_dict().get("ps", "of TF_CONFIG")
-      tf.logging.info(f"Running as {config.task_type} {config.task_id}; the "
-                      f"job waits for the parameter servers {servers}")
+      servers = config.cluster_spec.as_dict().get("ps", "checkpoints")
+      tf.logging.info(f"Running as {config.task_type} {config.task_id} of a "
+                      f"job: waiting for {servers}")
       tf.estimator.train_and_evaluate(
-          classifier,
-          tf.estimator.TrainSpec(train_input_fn, last_step, [*hooks, stop]),
+          classifier, tf.estimator.TrainSpec(train_input_fn, last_step, hooks),
           tf.estimator.EvalSpec(eval_input_fn, steps=None, throttle_secs=10,
                                 start_delay_secs=0))
     if stop.signum:
@@ -316,49 +356,73 @@ def train_model(classifier, train_input_fn, eval_input_fn, last_step, hooks):
 
 def export_model(classifier, export_dir):
   """Writes a SavedModel, which makes cnn_model_fn's predictions from "x"."""
-  with tf.Graph().as_default():
-    receiver_fn = tf.estimator.export.build_raw_serving_input_receiver_fn(
-        {"x": tf.placeholder(tf.float32, [None, 28, 28])})
-  path = classifier.export_saved_model(export_dir, receiver_fn)
+  def receive():
+    x = tf.placeholder(tf.float32, [None, 28, 28], name="x")
+    return tf.estimator.export.ServingInputReceiver({"x": x}, {"x": x})
+
+  path = classifier.export_saved_model(export_dir, receive)
   tf.logging.info("Exported to %s", tf.compat.as_str(path))
 
 
-class StopOnSignalHook(tf.train.SessionRunHook):
+class ProgressHook(tf.train.StepCounterHook):
+  """Logs every ten seconds how far the training is, and the time left."""
+
+  def __init__(self, last_step):
+    super().__init__(every_n_steps=None, every_n_secs=10)
+    self._last_step = last_step
+
+  def _log_and_record(self, elapsed_steps, elapsed_time, global_step):
+    rate = max(1, elapsed_steps) / elapsed_time
+    secs = (self._last_step - global_step) / rate
+    left = f"{secs:.0f} s" if secs < 100 else f"{secs / 60:.0f} min"
+    tf.logging.info(f"Step {global_step} of {self._last_step} "
+                    f"({global_step * 100 // self._last_step} %), {rate:.1f} "
+                    f"steps/s, {left} left")
+
+
+class StopOnSignalHook(contextlib.ExitStack, tf.train.SessionRunHook):
   """Ends the training at a signal, after its step and with a checkpoint.
 
-  close() gives the signals their former handlers back.
+  A second signal ends the process at once. Python's own handlers wait while a
+  step runs, so a thread reads the signals from a pipe. close() ends all this.
   """
-
-  def __init__(self):
-    self.signum, self._former = None, {}
+  SIGNALS = signal.SIGINT, signal.SIGTERM, signal.SIGHUP
+  signum = None
 
   def after_create_session(self, session, coord):
+    self.close()  # A session may be created again.
     if threading.current_thread() != threading.main_thread():
       return  # Python sets handlers in the main thread only.
-    for signum in {signal.SIGINT, signal.SIGTERM,  # Windows has no SIGHUP.
-                   getattr(signal, "SIGHUP", signal.SIGTERM)}:
-      former = signal.getsignal(signum)
-      if former not in (signal.SIG_IGN, None, self._handle):
-        self._former[signum] = former
-        signal.signal(signum, self._handle)
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)  # As set_wakeup_fd() wants it
+    threading.Thread(target=self._watch, args=[reader], daemon=True).start()
+    self.callback(os.close, writer)  # The thread ends.
+    self.callback(signal.set_wakeup_fd, signal.set_wakeup_fd(writer))
+    for signum in self.SIGNALS:
+      if signal.getsignal(signum) not in (signal.SIG_IGN, None):
+        former = signal.signal(signum, lambda signum, frame: None)
+        self.callback(signal.signal, signum, former)
 
-  def _handle(self, signum, frame):
-    self.signum = signum
+  def _watch(self, reader):
+    with open(reader, "rb", buffering=0) as pipe:
+      for signum in iter(lambda: ord(pipe.read(1) or "\0"), 0):
+        if self.signum is None and signum in self.SIGNALS:
+          self.signum = signum
+          first = time.monotonic()
+          tf.logging.info(f"Signal {signum}: stopping after this step, with a "
+                          "checkpoint. A second signal ends at once, without")
+        elif signum in self.SIGNALS and time.monotonic() - first > 0.5:
+          os._exit(128 + signum)  # timeout(1) and uv send the first twice.
 
   def after_run(self, run_context, run_values):
     if self.signum:
       run_context.request_stop()
 
-  def close(self):
-    for signum, handler in self._former.items():
-      signal.signal(signum, handler)
-
 
 def claim_model_dir(config):
   """Locks model_dir till what it returns is closed; UserError if in use."""
-  if not config.is_chief or "://" in config.model_dir or os.name != "posix":
-    return contextlib.ExitStack()  # In 3.6 too, unlike nullcontext
-  import fcntl
+  if not config.is_chief or "://" in config.model_dir:
+    return contextlib.ExitStack()  # Python 3.6 has no nullcontext.
   os.makedirs(config.model_dir, exist_ok=True)
   lock = open(os.path.join(config.model_dir, ".lock"), "a")  # noqa: SIM115
   try:
@@ -367,41 +431,52 @@ def claim_model_dir(config):
     raise UserError(f"--model_dir={config.model_dir} is in use by another run: "
                     "wait for it, or give another --model_dir")
   except OSError as e:  # Some network file systems have no locks.
-    tf.logging.warning("--model_dir=%s can't be locked (%s): let no other run "
-                       "use it", config.model_dir, e.strerror)
+    tf.logging.warning(f"--model_dir={config.model_dir} can't be locked "
+                       f"({reason(e)}): let no other run use it")
   return lock
 
 
-def find_checkpoint(model_dir):
-  """Returns path and step of the checkpoint to go on from, or None and 0.
+def saved_step(model_dir):
+  """Returns the step of the checkpoint to go on from, or None without one.
 
-  Raises UserError if there are some that TensorFlow would silently ignore.
+  Raises UserError if it is damaged, or if there is one that TensorFlow would
+  silently ignore, and train anew.
   """
-  problem = 'the file "checkpoint" is missing, or names none that is there'
+  problem = 'the file "checkpoint" is missing, or damaged'
   try:
-    path = tf.train.latest_checkpoint(model_dir)
-    # An absolute path may lead to another directory, as after a copy.
-    if path and os.sep not in os.path.relpath(path, model_dir):
-      return path, tf.train.load_variable(path, "global_step")
-  except (tf.errors.OpError, ValueError, IndexError) as e:  # A file is damaged.
-    problem = " ".join(str(e).split())
-  pattern = os.path.join(model_dir, "*ckpt*")
-  if tf.io.gfile.exists(model_dir) and tf.io.gfile.glob(pattern):
+    state = tf.train.get_checkpoint_state(model_dir)
+    if state:
+      path = state.model_checkpoint_path
+      # An absolute path may lead to another directory, as after a copy.
+      if os.sep not in os.path.relpath(path, model_dir):
+        return tf.train.load_variable(path, "global_step")
+      problem = f'the file "checkpoint" names {path}, in another directory'
+  except (tf.errors.OpError, ValueError, IndexError) as e:
+    problem = reason(e)  # (IndexError: a file is shorter than it should be.)
+  # The index is written last: with it, a checkpoint is whole. That of step 0 is
+  # no loss; a run that dies in its first save leaves it without "checkpoint".
+  pattern = os.path.join(model_dir, "*ckpt*.index")
+  if tf.io.gfile.exists(model_dir) and any(
+      not path.endswith("-0.index") for path in tf.io.gfile.glob(pattern)):
     raise UserError(f"--model_dir={model_dir}: can't go on from its checkpoint "
                     f"({problem}). Name another one in the file \"checkpoint\" "
                     "there, or give another --model_dir")
-  return None, 0
+  return None
 
 
 # ---- Data --------------------------------------------------------------------
 
 MIRRORS = ("https://storage.googleapis.com/cvdf-datasets/mnist/",
            "https://ossci-datasets.s3.amazonaws.com/mnist/")
-SHA256 = {  # The first 40 of its 64 digits
-    "train-images-idx3-ubyte.gz": "440fcabf73cc546fa21475e81ea370265605f56b",
-    "train-labels-idx1-ubyte.gz": "3552534a0a558bbed6aed32b30c495cca23d567e",
-    "t10k-images-idx3-ubyte.gz": "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee7",
-    "t10k-labels-idx1-ubyte.gz": "f7ae60f92e00ec6debd23a6088c31dbd2371eca3",
+SHA256 = {
+    "train-images-idx3-ubyte.gz":
+        "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",
+    "train-labels-idx1-ubyte.gz":
+        "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c",
+    "t10k-images-idx3-ubyte.gz":
+        "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6",
+    "t10k-labels-idx1-ubyte.gz":
+        "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
 }
 STALL_SECS = 10  # Of silence; then the next IP address or mirror is tried.
 
@@ -415,19 +490,21 @@ def load_mnist(data_dir):
   [N, 784] in [0, 1], labels int32 [N] in 0..9. MNIST has N = 55,000 and 10,000.
   Raises UserError or OSError if a file is faulty, or can't be had.
   """
-  paths, splits = [find_or_download(name, data_dir) for name in SHA256], []
+  paths = [find_or_download(name, data_dir) for name in SHA256]
+  splits = []
   for images_path, labels_path in (paths[:2], paths[2:]):
-    images, labels = read_idx(images_path, (28, 28)), read_idx(labels_path, ())
+    images = read_idx(images_path, (28, 28)).reshape(-1, 784)
+    labels = read_idx(labels_path, ())
     if len(images) != len(labels):
       raise UserError(f"{images_path} has {len(images)} images, but "
                       f"{labels_path} has {len(labels)} labels")
     if labels.max() > 9:
       raise UserError(f"{labels_path} has a label above 9: {labels.max()}")
-    skipped = 0 if splits else len(labels) // 12  # None of the test images
-    images = np.multiply(images[skipped:].reshape(-1, 784), np.float32(1 / 255),
-                         dtype=np.float32)
-    splits.append((images, labels[skipped:].astype(np.int32)))
-  return splits
+    images = np.multiply(images, np.float32(1 / 255), dtype=np.float32)
+    splits.append((images, labels.astype(np.int32)))
+  (train_data, train_labels), eval_split = splits
+  held_out = len(train_labels) // 12
+  return (train_data[held_out:], train_labels[held_out:]), eval_split
 
 
 def read_idx(path, item_shape):
@@ -441,10 +518,11 @@ def read_idx(path, item_shape):
     if content.startswith(b"\x1f\x8b"):
       content = gzip.decompress(content)
   except (OSError, EOFError, zlib.error) as e:
-    raise UserError(f"{path} can't be read ({getattr(e, 'strerror', 0) or e}): "
-                    "replace it, or delete it to get MNIST's")
+    raise UserError(f"{path} can't be read ({reason(e)}): replace it, or "
+                    "delete it to get MNIST's")
   # The header: 2049 for labels or 2051 for images, then the array's shape.
-  size, item_size = 8 + 4 * len(item_shape), int(np.prod(item_shape))
+  size = 8 + 4 * len(item_shape)
+  item_size = int(np.prod(item_shape))
   header = np.frombuffer(content[:size].ljust(size, b"\0"), ">u4").tolist()
   count, rest = divmod(len(content) - size, item_size)
   expected = [2049 + len(item_shape), max(1, count), *item_shape]
@@ -456,24 +534,19 @@ def read_idx(path, item_shape):
 
 def find_or_download(name, data_dir):
   """Returns the path of one of MNIST's four files, unpacked or else packed."""
-  for path in [os.path.join(data_dir, n) for n in (name[:-len(".gz")], name)]:
-    if os.path.lexists(path):
-      return path
-  os.makedirs(data_dir, exist_ok=True)
-  # Another data set is not completed with MNIST's files.
-  for other in sorted(pathlib.Path(data_dir).glob("*ubyte*")):
-    digest = hashlib.sha256(other.read_bytes()).hexdigest()[:40]
-    if digest != SHA256.get(other.name):
-      raise UserError(f"{other} is not MNIST's own .gz, so the missing {name} "
-                      "was not downloaded: add it, or give another --data_dir. "
-                      f"Names: {', '.join(SHA256)}")
+  path = os.path.join(data_dir, name)
+  for found in path[:-len(".gz")], path:
+    if os.path.lexists(found):
+      return found
+  check_other_files(name, pathlib.Path(data_dir))
   for url in [mirror + name for mirror in MIRRORS]:
     tf.logging.info("Downloading %s into %s", url, data_dir)
     try:
       with urllib.request.urlopen(url, timeout=STALL_SECS) as response:
         content = response.read()
-      if hashlib.sha256(content).hexdigest()[:40] != SHA256[name]:
+      if hashlib.sha256(content).hexdigest() != SHA256[name]:
         raise OSError("it is not MNIST's file")
+      os.makedirs(data_dir, exist_ok=True)
       with tempfile.TemporaryDirectory(dir=data_dir, prefix=".") as temp:
         part = pathlib.Path(temp, name)
         part.write_bytes(content)
@@ -482,25 +555,38 @@ def find_or_download(name, data_dir):
     except (OSError, http.client.HTTPException) as e:
       tf.logging.warning("%s: %s", url, e)
   raise UserError(f"no {name} in --data_dir={data_dir}, nor could it be "
-                  "downloaded: put MNIST's four files there")
+                  f"downloaded: put MNIST's four files there "
+                  f"({', '.join(SHA256)}), or train on README's digits")
+
+
+def check_other_files(name, data_dir):
+  """Raises UserError if MNIST's file would complete another data set."""
+  for other in [*data_dir.glob("*ubyte*"), *data_dir.glob("*/raw/*ubyte*")]:
+    # (torchvision makes directories named "raw".)
+    if other.parent != data_dir or SHA256.get(other.name) != hashlib.sha256(
+        other.read_bytes()).hexdigest():
+      raise UserError(f"--data_dir={data_dir} has {other}, but no {name}, and "
+                      "MNIST's would not fit: add yours, or give the directory "
+                      f"that has all four. Names: {', '.join(SHA256)}")
+  others = sorted(other.name for other in data_dir.glob("[!.]*.*"))
+  if others and not SHA256.keys() & set(others):
+    tf.logging.warning(f"--data_dir={data_dir} has {', '.join(others[:3])}, "
+                       "but none of MNIST's files: they are downloaded")
 
 
 # ---- Pictures ----------------------------------------------------------------
 
-def classify_pictures(args):
+def classify_pictures(classifier, paths):
   """Prints each picture's path, digit and probability, and then the errors."""
-  if find_checkpoint(args.model_dir) == (None, 0):
-    raise UserError(f"no checkpoint in --model_dir={args.model_dir}: train one")
+  if saved_step(classifier.model_dir) is None:
+    raise UserError(f"no checkpoint in --model_dir={classifier.model_dir}: "
+                    "train one")
   digits, errors = [], []
-  for path in args.predict:
+  for path in paths:
     try:
       digits.append((path, read_picture(path)))
     except UserError as e:
       errors.append(f"cnn_mnist.py: error: {e}")
-  os.environ.pop("TF_CONFIG", None)  # The Estimator would wait for its job.
-  classifier = tf.estimator.Estimator(
-      model_fn=cnn_model_fn, config=make_config(args),
-      params={"learning_rate": args.learning_rate})
   if digits:
     predictions = classifier.predict(tf.estimator.inputs.numpy_input_fn(
         x={"x": np.stack([digit for _, digit in digits])}, shuffle=False))
@@ -626,16 +712,21 @@ def run_program(argv):
     main(argv)
   except KeyboardInterrupt:
     sys.exit(130)
-  except ModuleNotFoundError as e:  # Estimator's package
-    sys.exit(f"cnn_mnist.py: error: {e}. Run: {INSTALL} {e.name}")
-  except (UserError, OSError, UnicodeError, ImportError,
+  except (UserError, OSError, UnicodeError,
           tf.train.NanLossDuringTrainingError) as e:
     sys.exit(f"cnn_mnist.py: error: {e}")
+  except MemoryError as e:
+    sys.exit("cnn_mnist.py: error: not enough memory for the data "
+             f"({reason(e)}): give a --data_dir with fewer images")
   except tf.errors.OpError as e:
-    # TensorFlow 2 says first, in many lines, which part of the graph failed.
+    # TensorFlow 2 says first, in many lines, which part of the graph failed:
+    # "Graph execution error: … Node: 'save/RestoreV2'\n"
     text = re.sub(r"(?s)Graph execution error:.*?\nNode: .*?\n", "", e.message)
+    # "Restoring from checkpoint failed. … Original error:\n\nKey … not found"
     line = re.sub(r"error:\s+", "error: ", text).strip().partition("\n")[0]
-    sys.exit(f"cnn_mnist.py: error: with this --model_dir, TensorFlow: {line}")
+    if "from checkpoint" in line or isinstance(e, tf.errors.DataLossError):
+      line += " (give another --model_dir)"
+    sys.exit(f"cnn_mnist.py: error: TensorFlow: {line}")
   finally:
     # TensorFlow has threads for its inputs that it doesn't wait for. If the
     # process ended before they do, it could abort. The threads that write
