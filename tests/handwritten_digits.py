@@ -12,13 +12,25 @@ first of each of its digits is written as a picture as well, 0.png to 9.png.
 """
 import argparse
 import gzip
+import importlib.util
 import os
+import pathlib
 import struct
+import sys
 
-import numpy as np
-from PIL import Image
-from scipy import ndimage
-from sklearn import datasets
+try:
+  import numpy as np
+  from PIL import Image
+  from scipy import ndimage
+  from sklearn import datasets
+except ModuleNotFoundError as e:
+  if __name__ != "__main__":
+    raise
+  # Environments that uv makes have no pip.
+  install = (f'"{sys.executable}" -m pip install' if importlib.util.find_spec(
+      "pip") else f'uv pip install --python "{sys.executable}"')
+  sys.exit(f"handwritten_digits.py: error: {e}. Run: {install} -r "
+           f'"{pathlib.Path(__file__).with_name("requirements.txt")}"')
 
 TEST_SIZE = 360
 
@@ -73,3 +85,7 @@ if __name__ == "__main__":
   digits = load_digits()
   write_digits(directory, *digits)
   write_pictures(directory, *digits)
+  for name, count in ("train", len(digits[1]) - TEST_SIZE), ("t10k", TEST_SIZE):
+    print(f"{directory}/{name}-images-idx3-ubyte.gz and {name}-labels-idx1-"
+          f"ubyte.gz: {count} images, and their labels")
+  print(f"{directory}/0.png to 9.png: a test image of each digit")

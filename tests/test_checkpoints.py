@@ -89,8 +89,8 @@ def test_checkpoint_of_another_network(flags, picture, units, words):
       net = tf.layers.dense(net, 10)
     session.run(tf.global_variables_initializer())
     tf.train.Saver().save(session, str(flags["model_dir"] / "model.ckpt"), 4)
-  check_unusable(flags, picture, "with this --model_dir",
-                 "Restoring from checkpoint failed", *words)
+  check_unusable(flags, picture, "TensorFlow: Restoring from checkpoint failed",
+                 "(give another --model_dir)", *words)
 
 
 def overwrite(old):
@@ -141,7 +141,7 @@ def test_absolute_paths(flags, saved, picture, tmp_path, original):
     shutil.rmtree(str(directory))
   before = original == "copied" and content(directory)
   check_unusable(flags, picture, f"--model_dir={flags['model_dir']}",
-                 '"checkpoint"')
+                 'the file "checkpoint" names', "in another directory")
   assert not before or content(directory) == before
 
 
@@ -154,6 +154,19 @@ def test_checkpoint_of_objects(flags, picture):
     path = checkpoint.save(str(flags["model_dir"] / "ckpt"), session=session)
   assert tf.train.latest_checkpoint(str(flags["model_dir"])) == path
   check_unusable(flags, picture, "global_step")
+
+
+@pytest.mark.parametrize("left", [
+    "model.ckpt-0.*", "model.ckpt-0.data*", "notes_ckpt.txt"])
+def test_no_whole_checkpoint(flags, saved, left):
+  """As a run leaves it that died in its first save: it starts again."""
+  flags["model_dir"].mkdir()
+  (flags["model_dir"] / "notes_ckpt.txt").write_text("")
+  for path in saved.glob(left):
+    shutil.copy(str(path), str(flags["model_dir"]))
+  result = run_here(dict(flags, train_steps=1))
+  assert "At step 0 of 1: training" in result.stderr
+  assert result_of(result)[2] == 1
 
 
 # ---- Permissions and file systems --------------------------------------------
@@ -185,14 +198,14 @@ def test_unreadable_checkpoint(model_dir, picture):
 
 
 def test_disk_full(flags):
-  """It is full after one or two checkpoints of 13 MB: that is one error."""
+  """In the first or the third save, of 13 MB each: that is one error."""
   mount = flags["model_dir"]
   mount.mkdir()
   skip_unless_permitted(["unshare", "--mount"])
-  subprocess.check_call(["mount", "-t", "tmpfs", "-o", "size=14m", "t", mount])
+  subprocess.check_call(["mount", "-t", "tmpfs", "-o", "size=5m", "t", mount])
   try:
     flags = dict(flags, train_steps=30, save_checkpoints_steps=10)
-    for step, size in (0, 35), (10, 300):
+    for step, size in (None, 35), (10, 300):
       run_process(flags).check_error("No space left", mount)
       # What was saved before is whole, and the run resumes once there is room.
       assert step_of(mount) == step

@@ -19,8 +19,8 @@ import tensorflow.compat.v1 as tf
 import cnn_mnist
 from handwritten_digits import load_digits, write_idx, write_split
 from running import (
-    ROOT, UNPRIVILEGED, copy_of, finish, free_addresses, run_code, run_here,
-    run_process, skip_unless_permitted, start_process)
+    ROOT, UNPRIVILEGED, copy_of, free_addresses, run_code, run_here,
+    run_process, skip_unless_permitted)
 
 NAMES = list(cnn_mnist.SHA256)
 TRAIN_IMAGES, TRAIN_LABELS, TEST_IMAGES, TEST_LABELS = NAMES
@@ -84,8 +84,11 @@ def test_handwritten_digits(digits_dir):
 
 def test_handwritten_digits_as_pictures(digits_dir, tmp_path):
   """The quick start's command, and what --predict reads of its pictures."""
-  subprocess.check_call([
-      sys.executable, ROOT / "tests" / "handwritten_digits.py", tmp_path])
+  said = subprocess.check_output([
+      sys.executable, ROOT / "tests" / "handwritten_digits.py", tmp_path],
+                                 universal_newlines=True)
+  for words in "1437 images", "360 images", f"{tmp_path}/0.png", *NAMES:
+    assert words in said
   pictures = [f"{digit}.png" for digit in range(10)]
   assert sorted(os.listdir(tmp_path)) == sorted(pictures + NAMES)
   for name in NAMES:
@@ -190,33 +193,12 @@ def test_directory_in_its_place(data_dir):
   assert str(path) in str(error.value)
 
 
-def test_unreadable_file_and_read_only_directory(data_dir):
-  code = """if True:
-    import pathlib, sys, cnn_mnist
-    data_dir, path = map(pathlib.Path, sys.argv[1:])
-    def load(directory):
-      try: print(cnn_mnist.load_mnist(directory)[1][0].shape)
-      except (cnn_mnist.UserError, OSError) as e: print(e)
-    data_dir.chmod(0o555)
-    load(data_dir)
-    path.chmod(0)
-    load(data_dir)
-    # It can't be made, nor can a download be put into it.
-    load(data_dir / "new")
-    data_dir.chmod(0o755)
-    for file in data_dir.iterdir():
-      file.unlink()
-    data_dir.chmod(0o555)
-    load(data_dir)"""
-  path = data_dir / TEST_LABELS
-  result = finish(start_process(
-      [*UNPRIVILEGED, sys.executable, "-c", code, data_dir, path],
-      env=dict(os.environ, PYTHONPATH=str(ROOT))), 120)
-  loaded, *errors = result.stdout.splitlines()
-  assert loaded == "(360, 784)" and len(errors) == 3
-  for error, place in zip(errors, (path, data_dir / "new", data_dir)):
-    assert str(place) in error
-  assert all("Permission denied" in error for error in errors[:2])
+def test_unreadable_file(flags, data_dir):
+  """In a directory that may not be written."""
+  (data_dir / TEST_LABELS).chmod(0)
+  data_dir.chmod(0o555)
+  run_process(dict(flags, data_dir=data_dir), prefix=UNPRIVILEGED).check_error(
+      data_dir / TEST_LABELS, "Permission denied")
 
 
 @pytest.mark.parametrize("count", [
@@ -302,7 +284,7 @@ def server(digits_dir, monkeypatch):
     threading.Thread(target=s.serve_forever).start()
     for name in NAMES:
       digest = hashlib.sha256((digits_dir / name).read_bytes()).hexdigest()
-      monkeypatch.setitem(cnn_mnist.SHA256, name, digest[:40])
+      monkeypatch.setitem(cnn_mnist.SHA256, name, digest)
 
     def set_mirrors(*ways):
       monkeypatch.setattr(cnn_mnist, "MIRRORS", [
@@ -356,7 +338,7 @@ def test_both_mirrors_fail(server, tmp_path, monkeypatch, ways):
   with pytest.raises(cnn_mnist.UserError) as error:
     cnn_mnist.load_mnist(directory)
   message = str(error.value)
-  for word in TRAIN_IMAGES, str(directory), "put MNIST's four files there":
+  for word in [str(directory), "put MNIST's four files there", *NAMES]:
     assert word in message
   assert "\n" not in message
   reasons = {"404": "404", "500": "500", "wrong": "not MNIST's file",
@@ -364,7 +346,7 @@ def test_both_mirrors_fail(server, tmp_path, monkeypatch, ways):
   for line, way in zip(log, ways):
     assert f"/{way}/{TRAIN_IMAGES}: " in line and reasons[way] in line
   assert len(log) == 2
-  assert not os.listdir(directory)
+  assert not directory.exists()
 
 
 def test_download_of_what_is_missing(server, data_dir, digits_dir):
@@ -377,17 +359,33 @@ def test_download_of_what_is_missing(server, data_dir, digits_dir):
 
 @pytest.mark.parametrize("name", [
     TEST_LABELS, "emnist-letters-train-images-idx3-ubyte.gz",
-    "train-images.idx3-ubyte"])
+    "train-images.idx3-ubyte", "FashionMNIST/raw/" + TRAIN_IMAGES])
 def test_no_mixture_of_data_sets(server, tmp_path, name):
   """MNIST is not downloaded beside other data, to be trained on unnoticed."""
   server.set_mirrors("good")
+  (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
   write_idx(tmp_path / name, np.zeros(360, np.uint8))
+  before = sorted(tmp_path.rglob("*"))
   with pytest.raises(cnn_mnist.UserError) as error:
     cnn_mnist.load_mnist(tmp_path)
   assert str(tmp_path / name) in str(error.value)
   for wanted in NAMES:
     assert wanted in str(error.value)
-  assert not server.requests and os.listdir(tmp_path) == [name]
+  assert not server.requests and sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("name,warns", [
+    ("digits.csv", True), (".hidden.csv", False), ("notes", False),
+    (TEST_LABELS, False)])
+def test_warning_about_other_files(server, digits_dir, tmp_path, monkeypatch,
+                                   name, warns):
+  """Where none is MNIST's, they may be the data that somebody meant."""
+  log = []
+  monkeypatch.setattr(tf.logging, "warning", log.append)
+  server.set_mirrors("good")
+  (tmp_path / name).write_bytes((digits_dir / TEST_LABELS).read_bytes())
+  cnn_mnist.load_mnist(tmp_path)
+  assert len(log) == int(warns) and all(name in line for line in log)
 
 
 def test_two_runs_download_at_once(server, digits_dir, tmp_path):
@@ -408,4 +406,4 @@ def test_no_network(tmp_path):
   result.check_error(TRAIN_IMAGES, data_dir, "put MNIST's four files there")
   for mirror in cnn_mnist.MIRRORS:
     assert f"WARNING {mirror}{TRAIN_IMAGES}" in result.stderr
-  assert not os.listdir(data_dir)
+  assert not data_dir.exists()

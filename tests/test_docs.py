@@ -79,7 +79,8 @@ def test_errors_in_troubleshooting():
             and getattr(node.func, "id", "") == "UserError"]
   assert len(errors) > 10
   for error in errors:
-    assert any(quote in error for quote in quotes), error
+    # Or it ends with the command to run.
+    assert any(quote in error for quote in [*quotes, ". Run: "]), error
 
 
 # Beginnings of commands that are not run, and why.

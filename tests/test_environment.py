@@ -8,6 +8,7 @@ import sys
 import pytest
 import tensorflow.compat.v1 as tf
 
+import cnn_mnist
 from running import (
     MINOR, ROOT, SCRIPT, check_log, finish, result_of, run_code, run_process,
     start_process)
@@ -47,6 +48,16 @@ def test_without_a_package(hide, monkeypatch, name):
     runpy.run_path(str(SCRIPT), run_name="cnn_mnist")
 
 
+def test_digits_without_a_package(hide):
+  """The quick start's first command says the same."""
+  hide("sklearn")
+  path = ROOT / "tests" / "handwritten_digits.py"
+  result = finish(start_process([sys.executable, path, "unused"]), 60)
+  assert (result.returncode, result.stderr) == (
+      1, "handwritten_digits.py: error: No module named 'sklearn'. Run: "
+      f'{PIP}-r "{path.with_name("requirements.txt")}"\n')
+
+
 def test_without_pip():
   """With -S, Python sees nothing that is installed: pip is not, as with uv."""
   check_package(
@@ -63,7 +74,7 @@ def test_without_estimator(flags, hide):
     assert "tensorflow_estimator" in result.stderr and result.returncode == 1
     return
   check_package(result, "No module named 'tensorflow_estimator'",
-                PIP + "tensorflow_estimator")
+                PIP + "tensorflow-estimator 'tensorflow<2.23'")
 
 
 @pytest.mark.skipif(MINOR < (2, 16), reason="Estimator is a part of it")
@@ -72,12 +83,12 @@ def test_without_estimator(flags, hide):
      "cannot import name lost"),
     # Python imports this one by itself at its start.
     ("sitecustomize", "import sys\n"
-     "sys.modules['tensorflow.python.layers.layers'] = None", "Keras 3")])
+     "sys.modules['tensorflow.python.layers.layers'] = None", "layers")])
 def test_later_tensorflow(flags, picture, hide, name, text, words):
   """A name that it lost is one line, when the script runs, not in an import."""
   hide(name, text)
   result = run_process(flags)
-  result.check_error(words)
+  result.check_error(words, ". Run: ")
   assert f"TensorFlow {tf.__version__} runs on" in result.stderr
   # What needs no Estimator works in another program.
   code = "import sys, cnn_mnist as c; print(c.read_picture(sys.argv[1]).shape)"
@@ -158,6 +169,14 @@ def test_log(flags, environment, picture, tmp_path):
                        env=environment)
   assert result.returncode == 0, result.stderr
   check_quiet(result.stderr)
+
+
+def test_only_info_is_hidden(capsys):
+  cnn_mnist.set_up_tensorflow()
+  tf.logging.info("Using config: …")
+  tf.logging.warning("Using config: …")
+  log = capsys.readouterr().err
+  assert "INFO Using" not in log and "WARNING Using" in log
 
 
 def test_cpp_log_on_request(flags, environment):

@@ -78,7 +78,8 @@ def state_of_calls():
   files = [os.path.realpath(f"/proc/self/fd/{fd}")
            for fd in os.listdir("/proc/self/fd")]
   return dict(
-      state(), environment=dict(os.environ), graph=tf.get_default_graph(),
+      state(), environment=dict(os.environ), wakeup=signal.set_wakeup_fd(-1),
+      graph=tf.get_default_graph(),
       threads=None, files=sorted(
           path for path in files if "tfevents" not in path
           and "/proc/" not in path))

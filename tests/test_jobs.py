@@ -7,9 +7,10 @@ import time
 
 import pytest
 
+import cnn_mnist
 from running import (
-    ended_by, events, free_addresses, parse_predictions, parse_result,
-    result_of, run_here, step_of)
+    arguments_of, ended_by, events, free_addresses, parse_predictions,
+    parse_result, result_of, run_here, step_of)
 
 
 class Job:
@@ -140,7 +141,7 @@ def test_chief_without_ps(digits_dir, start_run, tmp_path):
   job = Job(start_run, tmp_path, {
       "data_dir": digits_dir, "model_dir": tmp_path / "model"})
   job.start("chief0").wait_for(
-      f"the job waits for the parameter servers {job.cluster['ps']}")
+      f"of a job: waiting for {job.cluster['ps']}")
   time.sleep(1)
   assert job.stop("chief0") < 2
   assert job.stdout("chief0") == ""
@@ -160,15 +161,19 @@ def test_ps_waits_for_no_one(digits_dir, start_run, tmp_path):
   assert job.stdout("ps0") == ""
 
 
-def test_predict_inside_a_job(picture, start_run, tmp_path, trained):
+def test_predict_inside_a_job(picture, start_run, tmp_path, trained, capsys,
+                              monkeypatch):
   """Pictures are classified without the job, of which nothing runs."""
   job = Job(start_run, tmp_path, {"model_dir": trained[0], "predict": picture},
             workers=1)
   alone = run_here(job.flags)
   assert len(parse_predictions(alone.stdout)) == 1
   for task in "ps", "chief", "worker", "evaluator":
-    result = run_here(job.flags, env=job.environment(task))
-    assert (result.returncode, result.stdout) == (0, alone.stdout)
+    config = job.environment(task)["TF_CONFIG"]
+    monkeypatch.setenv("TF_CONFIG", config)
+    cnn_mnist.main(arguments_of(job.flags))
+    assert capsys.readouterr().out == alone.stdout
+    assert os.environ["TF_CONFIG"] == config
 
 
 def test_cluster_of_one(flags):

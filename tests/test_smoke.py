@@ -35,6 +35,7 @@ def test_resume_and_export(first_run, digits_dir, tmp_path):
   with tf.Graph().as_default(), tf.Session() as session:
     signature = tf.saved_model.load(
         session, ["serve"], str(exported)).signature_def["serving_default"]
+    assert signature.inputs["x"].name == "x:0"
     served = session.run(signature.outputs["probabilities"].name,
                          {signature.inputs["x"].name:
                           images.reshape(-1, 28, 28)})

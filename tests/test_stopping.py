@@ -3,6 +3,7 @@ import errno
 import os
 import random
 import re
+import shutil
 import signal
 import time
 
@@ -66,6 +67,21 @@ def test_killed(flags, start_run, times):
   assert check_resumes(flags) > 0
 
 
+@pytest.mark.parametrize("times", [
+    1, pytest.param(20, marks=pytest.mark.slow)])
+def test_killed_in_the_first_save(flags, start_run, times):
+  """The same command starts again."""
+  rng = random.Random(2)
+  for _ in range(times):
+    run = start_run(flags)
+    run.wait_until(lambda: list(flags["model_dir"].glob("model.ckpt-0*")))
+    time.sleep(rng.uniform(0, 0.1))
+    run.process.kill()
+    run.wait()
+    assert result_of(run_here(dict(flags, train_steps=1)))[2] == 1
+    shutil.rmtree(str(flags["model_dir"]))
+
+
 def descendant(pid):
   """The process at the end of a chain of single children."""
   while True:
@@ -106,6 +122,19 @@ def test_signal_while_training(flags, train, signum, times, prefix):
   assert f"Stopped by signal {signum}" in run.text()
   assert times == 2 or "Traceback" not in run.text()
   assert check_resumes(flags) > 1
+
+
+def test_second_signal(flags, start_run):
+  """In a step of some seconds, the first is answered, and the next ends it."""
+  run = start_run(dict(flags, batch_size=4000, train_steps=9))
+  run.wait_until(lambda: step_of(flags["model_dir"]) == 0)
+  time.sleep(1)
+  run.process.send_signal(signal.SIGINT)
+  run.wait_until(lambda: "Signal 2: stopping after this step" in run.text(), 1)
+  time.sleep(0.6)
+  code, seconds = run.end(signal.SIGINT)
+  assert code == 130 and seconds < 1
+  assert step_of(flags["model_dir"]) == 0
 
 
 def test_nohup(flags, train):

@@ -33,7 +33,7 @@ def test_real_mnist(mnist_model):
 
 
 def test_log(trained):
-  """Losses, and the first and last five of 50 images' probabilities."""
+  """Losses, the probabilities of three images, and what is next."""
   model_dir, result = trained
   assert (f"At step 0 of 200: training. Checkpoints are in {model_dir}\n"
           in result.stderr)
@@ -43,9 +43,26 @@ def test_log(trained):
   _, *tables = result.stderr.split("probabilities = [[")
   assert len(tables) == 4  # 200 / 50
   rows = tables[0].split("]]")[0].split("\n")
-  assert len(rows) == 11 and rows[5] == " ..."
-  decimals = [len(x) for x in re.findall(r"\.(\d*)", "".join(rows[:5]))]
-  assert len(decimals) == 50 and max(decimals) == 3
+  decimals = [len(x) for x in re.findall(r"\.(\d*)", tables[0].split("]]")[0])]
+  assert len(rows) == 3 and len(decimals) == 30 and max(decimals) == 3
+  assert result.stderr.endswith(f" --model_dir={model_dir} --predict FILE\n")
+
+
+def test_time_left(flags, monkeypatch):
+  """It is logged every ten seconds; here, every few steps."""
+  init = tf.train.StepCounterHook.__init__
+
+  def init_often(self, *args, every_n_secs=None, **options):
+    init(self, *args, every_n_secs=every_n_secs and 0.01, **options)
+
+  monkeypatch.setattr(tf.train.StepCounterHook, "__init__", init_often)
+  result = run_here(dict(flags, train_steps=30))
+  lines = re.findall(r"INFO Step (\d+) of 30 \((\d+) %\), ([\d.]+) steps/s, "
+                     r"(\d+) s left\n", result.stderr)
+  assert lines and int(lines[-1][0]) > 15
+  for step, percent, rate, left in lines:
+    assert int(percent) == int(step) * 100 // 30
+    assert abs(int(left) * float(rate) - (30 - int(step))) <= 1 + float(rate)
 
 
 def test_log_every_n_iter(flags):
@@ -204,6 +221,7 @@ def test_bfloat16_reaches_the_session(flags):
       for more in ([], ["--bfloat16"])]
   assert exact is None  # The Estimator's own
   options = rounded.graph_options.rewrite_options
+  assert options.meta_optimizer_iterations == options.ONE
   assert options.auto_mixed_precision_onednn_bfloat16 == options.ON
   assert rounded.allow_soft_placement  # As the Estimator's own has it
 
@@ -215,6 +233,25 @@ def test_nan_loss(flags, monkeypatch):
   assert step_of(flags["model_dir"]) == 0
   monkeypatch.undo()
   assert result_of(run_here(dict(flags, train_steps=5)))[2] == 5
+
+
+def test_not_enough_memory(flags, monkeypatch):
+  """For the data, as NumPy says it, or for a step."""
+  def fail(*args, **options):
+    raise MemoryError("Unable to allocate 9 GiB")
+
+  with monkeypatch.context() as patch:
+    patch.setattr(np, "multiply", fail)
+    result = run_here(flags)
+  result.check_error("Unable to allocate 9 GiB", "fewer images")
+
+  def fail_in_a_step(*args, **options):
+    raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating")
+
+  monkeypatch.setattr(tf.estimator.Estimator, "train", fail_in_a_step)
+  result = run_here(flags)
+  result.check_error("error: TensorFlow: OOM when allocating")
+  assert "--model_dir" not in result.stderr.splitlines()[-1]
 
 
 def test_lopsided_data(flags, tmp_path):
