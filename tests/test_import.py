@@ -14,8 +14,7 @@ import tensorflow.compat.v1 as tf
 
 import cnn_mnist
 from running import (
-    MINOR, ROOT, arguments_of, events, parse_result, run_code, run_here,
-    step_of, wait_until)
+    MINOR, ROOT, arguments_of, events, parse_result, run_code, run_here)
 
 # ---- The import, and what a call leaves --------------------------------------
 
@@ -62,13 +61,6 @@ def test_import_changes_nothing(digits_dir):
   """But that TensorFlow acts as version 1 then."""
   assert run_code(sys.executable, inspect.getsource(state) + IMPORT,
                   digits_dir) == ""
-
-
-@pytest.mark.skipif(MINOR < (2, 16), reason="Estimator is a part of it")
-def test_names_in_estimator():
-  """For a console's completion."""
-  assert {"Estimator", "RunConfig", "inputs", "DNNClassifier"} <= set(
-      dir(cnn_mnist.tf.estimator))
 
 
 # ---- Calls of main() ---------------------------------------------------------
@@ -191,67 +183,50 @@ def test_stdout_without_flush(flags, monkeypatch):
 
 # ---- A notebook --------------------------------------------------------------
 
-@pytest.fixture
-def kernel(monkeypatch):
-  """Function that runs a cell in a new notebook's kernel of this Python.
+INTERRUPTED = """
+import os, signal, threading, time
+model_dir = {model_dir!r}
+def interrupt():  # As Jupyter's button does, once the training goes on
+  while cnn_mnist.saved_step(model_dir) is None:
+    time.sleep(0.1)
+  time.sleep(1)
+  os.kill(os.getpid(), signal.SIGINT)
+threading.Thread(target=interrupt).start()
+cnn_mnist.main({argv})
+"""
+RESUMED = """
+step = cnn_mnist.saved_step(model_dir)
+cnn_mnist.main({argv} + [f"--train_steps={{step + 2}}"])
+print(step > 1)
+"""
 
-  It returns the cell's text, with that of an error; a second argument is a
-  function that is called while the cell runs.
-  """
+
+def test_notebook(flags, tmp_path, monkeypatch):
+  """It imports, calls main(), does %run twice, is interrupted, and goes on."""
   nbclient = pytest.importorskip("nbclient")
   import nbformat  # nbclient needs it.
   monkeypatch.setenv("TF_CPP_MIN_LOG_LEVEL", "3")
-  # After a cell's error, the kernel else drops a cell that comes too soon.
-  client = nbclient.NotebookClient(nbformat.v4.new_notebook(), timeout=120,
-                                   iopub_timeout=60, allow_errors=True)
-
-  def run(code, while_it_runs=lambda: None):
-    cell = nbformat.v4.new_code_cell(code)
-    client.nb.cells.append(cell)
-    thread = threading.Thread(target=while_it_runs)
-    thread.start()
-    client.execute_cell(cell, len(client.nb.cells) - 1)
-    thread.join()
-    return "".join(
-        output.get("text", "") + output.get("ename", "") + ": " +
-        output.get("evalue", "") for output in cell.outputs)
-
-  with client.setup_kernel(cwd=str(ROOT)):
-    yield run
-
-
-def test_notebook(kernel, flags, tmp_path):
-  """It imports, calls main(), does %run twice, is interrupted, and goes on."""
-  argv = arguments_of(flags, train_steps=2)
-  output = kernel(f"import cnn_mnist; cnn_mnist.main({argv})")
-  assert "'global_step': 2" in output and "Error" not in output
-  for step in 4, 6:
-    output = kernel("%run cnn_mnist.py " + " ".join(
-        arguments_of(flags, train_steps=step)))
-    assert f"'global_step': {step}" in output and "Error" not in output
-    assert output.count("Starting evaluation") == 1
-  output = kernel("cnn_mnist.main(['--data_dir=gs://a'])")
-  assert "SystemExit: 2" in output
-  argv = arguments_of(flags, predict=tmp_path / "model" / "checkpoint")
-  output = kernel(f"cnn_mnist.main({argv})")
-  assert "SystemExit: cnn_mnist.py: error: --predict: " in output
-
-  pid = int(kernel("import os; print(os.getpid())").split(":")[0])
+  argv = [arguments_of(flags, train_steps=step) for step in (2, 4, 6)]
+  picture = arguments_of(flags, predict=flags["model_dir"] / "checkpoint")
   flags["model_dir"] = tmp_path / "interrupted"
-
-  def interrupt():
-    """Sends the signal of Jupyter's button once the training goes on."""
-    wait_until(lambda: step_of(flags["model_dir"]) is not None)
-    time.sleep(1)
-    os.kill(pid, signal.SIGINT)
-
-  output = kernel(f"cnn_mnist.main({arguments_of(flags)})", interrupt)
-  assert "Stopped by signal 2" in output and "SystemExit: 130" in output
-  step = step_of(flags["model_dir"])
-  assert step > 1
-  argv = arguments_of(flags, train_steps=step + 2)
-  output = kernel(f"cnn_mnist.main({argv})")
-  assert f"'global_step': {step + 2}" in output
+  more = {"argv": arguments_of(flags), "model_dir": str(flags["model_dir"])}
+  cells = [(f"import cnn_mnist; cnn_mnist.main({argv[0]})", "'global_step': 2"),
+           ("%run cnn_mnist.py " + " ".join(argv[1]), "'global_step': 4"),
+           ("%run cnn_mnist.py " + " ".join(argv[2]), "'global_step': 6"),
+           ("cnn_mnist.main(['--data_dir=gs://a'])", "SystemExit: 2"),
+           (f"cnn_mnist.main({picture})",
+            "SystemExit: cnn_mnist.py: error: --predict: "),
+           (INTERRUPTED.format(**more), "SystemExit: 130"),
+           (RESUMED.format(**more), "True")]
+  book = nbformat.v4.new_notebook(cells=[
+      nbformat.v4.new_code_cell(code) for code, _ in cells])
+  nbclient.NotebookClient(book, timeout=120, allow_errors=True,
+                          resources={"metadata": {"path": str(ROOT)}}).execute()
+  for cell, (code, words) in zip(book.cells, cells):
+    output = "".join(f"{o.get('text', '')}{o.get('ename', '')}: "
+                     f"{o.get('evalue', '')}" for o in cell.outputs)
+    assert words in output, (code, output)
+    assert output.count("Starting evaluation") <= 1
 
 
 # ---- Other programs ----------------------------------------------------------

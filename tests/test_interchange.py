@@ -25,10 +25,6 @@ def pythons():
     if variable not in os.environ:
       pytest.skip(f"{variable} is not set")
     found[name] = os.environ[variable]
-    version = run_code(found[name], "import tensorflow as tf\n"
-                       "print(tf.__version__)")
-    major, minor = [int(part) for part in version.split(".")[:2]]
-    assert NAMES[major - 1 + (minor > 15)] == name, f"{variable}: {version}"
   return found
 
 

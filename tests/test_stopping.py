@@ -10,7 +10,6 @@ import time
 import pytest
 
 import cnn_mnist
-from handwritten_digits import load_digits, write_split
 from running import (
     AS_PID_1, ended_by, result_of, run_here, skip_unless_permitted, step_of)
 
@@ -179,22 +178,3 @@ def test_signal_before_training(flags, start_run, tmp_path, signum):
   assert code in ended_by(signum)
   assert seconds < (5 if signum == signal.SIGINT else 2)
   os.close(writer)
-
-
-@every_signal
-def test_signal_during_evaluation(flags, start_run, tmp_path, signum):
-  """The checkpoint is saved already: it ends without a result."""
-  images, labels = load_digits()
-  write_split(tmp_path, "train", images, labels)
-  write_split(tmp_path, "t10k", images.repeat(20, axis=0), labels.repeat(20))
-  with open(tmp_path / "stdout", "w+") as stdout:
-    run = start_run(dict(flags, data_dir=tmp_path, train_steps=1),
-                    stdout=stdout)
-    run.wait_for("Starting evaluation")
-    time.sleep(0.5)
-    assert "Finished evaluation" not in run.text()
-    code, seconds = run.end(signum)
-    assert code in ended_by(signum)
-    assert seconds < (5 if signum == signal.SIGINT else 1)
-    assert stdout.read() == ""
-  assert step_of(flags["model_dir"]) == 1
