@@ -85,7 +85,7 @@ def test_handwritten_digits_as_pictures(digits_dir, tmp_path):
   said = subprocess.check_output([
       sys.executable, ROOT / "tests" / "handwritten_digits.py", tmp_path],
                                  universal_newlines=True)
-  for words in "1437 images", "360 images", f"{tmp_path}/0.png", *NAMES:
+  for words in ["1437 images", "360 images", f"{tmp_path}/0.png", *NAMES]:
     assert words in said
   pictures = [f"{digit}.png" for digit in range(10)]
   assert sorted(os.listdir(tmp_path)) == sorted(pictures + NAMES)
