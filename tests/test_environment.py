@@ -177,10 +177,3 @@ def test_only_info_is_hidden(capsys):
   tf.logging.warning("Using config: …")
   log = capsys.readouterr().err
   assert "INFO Using" not in log and "WARNING Using" in log
-
-
-def test_cpp_log_on_request(flags, environment):
-  """What the environment asks for is shown."""
-  result = run_process(dict(flags, train_steps=1),
-                       env=dict(environment, TF_CPP_MIN_LOG_LEVEL="0"))
-  assert CPP_LINE.search(result.stderr), result.stderr
