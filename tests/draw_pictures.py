@@ -1,86 +1,108 @@
 """Draws docs/pictures.png: which pictures cnn_mnist.py --predict reads.
 
   python tests/draw_pictures.py --data_dir=MNIST-data --model_dir=DIR
-      [--model_dir=DIR ...] [--count=100] docs/pictures.png
+      [--model_dir=DIR ...] [--count=100] [--all] docs/pictures.png
 
 A column for each kind of picture: one of a pen's digit, what the network gets
 of it, and how many are read when COUNT of MNIST's test images (README's: 300)
-are made into such pictures: the median of the networks in DIR. It needs
-cnn_mnist.py's requirements, with Pillow 10.1 or later for the text.
+are made into such pictures: the median of the networks in DIR. With --all, it
+also prints what docs/pictures.md has: the counts of all kinds, of a pen's
+strokes, and of people's pictures in the variable PICTURES_DIR's directories.
+It needs cnn_mnist.py's requirements, with Pillow 10.1 or later for the text.
 """
 import argparse
 import contextlib
 import os
+import pathlib
 import statistics
 import sys
 import tempfile
+import textwrap
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-TESTS = os.path.dirname(os.path.abspath(__file__))
-sys.path[:0] = [os.path.dirname(TESTS), TESTS]
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 import cnn_mnist  # noqa: E402
 from cnn_mnist import tf  # noqa: E402
-import make_pictures  # noqa: E402
+import drawing  # noqa: E402
 
 CELL, GAP, LEFT, TOP = 140, 14, 150, 92  # GitHub shows half of these pixels.
+# The kinds that are drawn, and seeds with which they make a good example
+COLUMNS = {"plain paper": 29, "soft shadow": 29, "sharp shadow": 39,
+           "ruled paper": 20, "squared paper": 30, "chalk": 6,
+           "chalk in a shadow": 29, "transparent page": 14, "in a box": 24,
+           "on a desk": 24}
 
 
-def on_page(light="even", **options):
-  """Returns a maker of photographs of a digit anywhere on a larger page."""
-  return lambda image, rng: make_pictures.photograph(
-      make_pictures.put_on_page(image, rng), rng, light, **options)
-
-
-def on_sheet(change):
-  """Returns a maker of photographs of a digit on a sheet that is changed."""
-  return lambda image, rng: make_pictures.photograph(1 - np.asarray(
-      change(make_pictures.put_on_sheet(image), rng)) / 255, rng)
-
-
-KINDS = [  # Titles, makers, and seeds with which they make a good example
-    ("plain\npaper", on_page(), 29),
-    ("soft\nshadow", on_page("ramp"), 29),
-    ("sharp\nshadow", on_page("sharp"), 39),
-    ("ruled\npaper", on_page(lines="ruled"), 20),
-    ("squared\npaper", on_page(lines="squared"), 30),
-    ("chalk", on_page(chalk=True), 6),
-    ("chalk in\na shadow", on_page("sharp", chalk=True), 29),
-    ("transparent\npage", lambda image, rng: make_pictures.clear(
-        ImageOps.invert(image.resize((280, 280), Image.LANCZOS)), 255), 14),
-    ("in a box", on_sheet(lambda sheet, rng: make_pictures.draw_frame(
-        sheet, rng.randint(3, 9), rng.randint(4, 20),
-        degrees=rng.uniform(-3, 3))), 24),
-    ("on a desk", on_sheet(lambda sheet, rng: make_pictures.lay_on_desk(
-        sheet, 0.75, rng.randint(50, 131), rng.uniform(-12, 12))), 24),
-]
-
-
-def read(picture):
-  """Returns what the network gets of a picture; raises UserError."""
+def read_drawn(picture, name="", **options):
+  """Saves a picture, a photograph as JPEG, and reads it as --predict does."""
+  name = name or ("photo.jpg" if picture.mode == "RGB" else "picture.png")
   with tempfile.TemporaryDirectory() as directory:
-    path = os.path.join(directory, "picture")
-    picture.save(path, "PNG" if picture.mode == "LA" else "JPEG")
+    path = os.path.join(directory, name)
+    picture.save(path, **options)
     return cnn_mnist.read_picture(path)
 
 
-def count_hits(make, images, labels, model_dirs):
-  """Returns how many pictures that are made of MNIST's the networks read."""
+def try_to(read, picture):
+  """Returns what the network gets of a picture; None if it can't be read."""
+  with contextlib.suppress(cnn_mnist.UserError):
+    return read(picture)
+  return None
+
+
+def read_kind(make, examples):
+  """Reads such pictures of examples, which are pairs of a digit and its label.
+
+  Returns pairs of what the network gets and the label.
+  """
   rng = np.random.RandomState(0)
-  digits, expected, hits = [], [], []
-  for image, label in zip(np.uint8(np.rint(images * 255)), labels):
-    picture = make(Image.fromarray(image.reshape(28, 28)), rng)
-    with contextlib.suppress(cnn_mnist.UserError):  # It counts as wrong.
-      digits.append(read(picture))
-      expected.append(label)
-  for model_dir in model_dirs:
-    found = tf.estimator.Estimator(cnn_mnist.cnn_model_fn, model_dir).predict(
-        tf.estimator.inputs.numpy_input_fn({"x": np.stack(digits)},
-                                           shuffle=False))
-    hits.append(sum(each["classes"] == label
-                    for each, label in zip(found, expected)))
-  return statistics.median_low(hits)
+  return [(try_to(read_drawn, make(digit, rng)), label)
+          for digit, label in examples]
+
+
+def write_examples(count):
+  """Returns pairs of a digit, written with a pen, and its label."""
+  rng = np.random.RandomState(0)
+  return [(drawing.write_digit(i % 10, rng), i % 10) for i in range(count)]
+
+
+def find_pictures():
+  """Returns the labels of PICTURES_DIR's pictures, by their paths."""
+  return {str(path): int(path.name[0])
+          for directory in os.environ["PICTURES_DIR"].split(os.pathsep)
+          for path in sorted(pathlib.Path(directory).glob("*/*"))}
+
+
+def count_hits(samples, model_dir):
+  """Returns how many of each sample, read_kind's pairs, are classified right.
+
+  What can't be read is wrong.
+  """
+  rows = [(name, digit, label) for name, sample in samples.items()
+          for digit, label in sample if digit is not None]
+  found = tf.estimator.Estimator(cnn_mnist.cnn_model_fn, model_dir).predict(
+      tf.estimator.inputs.numpy_input_fn(
+          {"x": np.stack([digit for _, digit, _ in rows])}, shuffle=False))
+  hits = dict.fromkeys(samples, 0)
+  for (name, _, label), answer in zip(rows, found):
+    hits[name] += int(answer["classes"] == label)
+  return hits
+
+
+def read_samples(examples, everything):
+  """Reads what is to be counted; returns the samples by their names."""
+  samples = {kind: read_kind(drawing.KINDS[kind], examples)
+             for kind in (drawing.KINDS if everything else COLUMNS)}
+  if everything:
+    written = write_examples(len(examples))
+    for kind, make in drawing.PHOTOGRAPHS.items():
+      samples[f"{kind}, a pen's strokes"] = read_kind(make, written)
+  if everything and "PICTURES_DIR" in os.environ:
+    samples["people's pictures"] = [
+        (try_to(cnn_mnist.read_picture, path), label)
+        for path, label in find_pictures().items()]
+  return samples
 
 
 def draw(columns, path):
@@ -117,19 +139,26 @@ def main():
   parser.add_argument("--data_dir", required=True)
   parser.add_argument("--model_dir", required=True, action="append")
   parser.add_argument("--count", type=int, default=100)
+  parser.add_argument("--all", action="store_true")
   parser.add_argument("path", metavar="FILE")
   options = parser.parse_args()
   tf.logging.set_verbosity(tf.logging.ERROR)
   _, (images, labels) = cnn_mnist.load_mnist(options.data_dir)
+  examples = list(zip(map(drawing.to_image, images[:options.count]), labels))
+  samples = read_samples(examples, options.all)
+  hits = [count_hits(samples, model_dir) for model_dir in options.model_dir]
+  counts = {name: "{} of {}".format(
+      statistics.median_low(each[name] for each in hits), len(sample))
+            for name, sample in samples.items()}
+  for name, count in counts.items():
+    print(f"{name}: {count}")
   columns = []
-  for label, (title, make, seed) in enumerate(KINDS):
-    count = "%d of %d" % (
-        count_hits(make, images[:options.count], labels, options.model_dir),
-        options.count)
-    print("%s: %s" % (title.replace("\n", " "), count))
+  for label, (kind, seed) in enumerate(COLUMNS.items()):
     rng = np.random.RandomState(seed)
-    picture = make(make_pictures.write_digit(label, rng, rounds=2), rng)
-    columns.append((title, picture, read(picture), count))
+    picture = drawing.KINDS[kind](
+        drawing.write_digit(label, rng, rounds=2), rng)
+    title = textwrap.fill(kind, 10, break_long_words=False)
+    columns.append((title, picture, read_drawn(picture), counts[kind]))
   draw(columns, options.path)
 
 

@@ -12,13 +12,25 @@ first of each of its digits is written as a picture as well, 0.png to 9.png.
 """
 import argparse
 import gzip
+import importlib.util
 import os
+import pathlib
 import struct
+import sys
 
-import numpy as np
-from PIL import Image
-from scipy import ndimage
-from sklearn import datasets
+try:
+  import numpy as np
+  from PIL import Image
+  from scipy import ndimage
+  from sklearn import datasets
+except ModuleNotFoundError as e:
+  if __name__ != "__main__":
+    raise
+  # Environments that uv makes have no pip.
+  install = (f'"{sys.executable}" -m pip install' if importlib.util.find_spec(
+      "pip") else f'uv pip install --python "{sys.executable}"')
+  sys.exit(f"handwritten_digits.py: error: {e}. Run: {install} -r "
+           f'"{pathlib.Path(__file__).with_name("requirements.txt")}"')
 
 TEST_SIZE = 360
 
@@ -40,19 +52,21 @@ def write_idx(path, items):
   # Neither name nor time in it: the same data give the same file.
   with open(path, "wb") as f, gzip.GzipFile(
       filename="", mode="wb", fileobj=f, mtime=0) as g:
-    g.write(struct.pack(">I%dI" % items.ndim, 0x800 + items.ndim, *items.shape))
+    g.write(struct.pack(f">I{items.ndim}I", 0x800 + items.ndim, *items.shape))
     g.write(items.tobytes())
+
+
+def write_split(directory, name, images, labels):
+  """Writes the two files of "train" or "t10k" into directory."""
+  write_idx(os.path.join(directory, f"{name}-images-idx3-ubyte.gz"), images)
+  write_idx(os.path.join(directory, f"{name}-labels-idx1-ubyte.gz"), labels)
 
 
 def write_digits(directory, images, labels):
   """Writes the four files into directory, which is made if it isn't there."""
   os.makedirs(directory, exist_ok=True)
-  for name, part in (("train", slice(None, -TEST_SIZE)),
-                     ("t10k", slice(-TEST_SIZE, None))):
-    write_idx(os.path.join(directory, name + "-images-idx3-ubyte.gz"),
-              images[part])
-    write_idx(os.path.join(directory, name + "-labels-idx1-ubyte.gz"),
-              labels[part])
+  write_split(directory, "train", images[:-TEST_SIZE], labels[:-TEST_SIZE])
+  write_split(directory, "t10k", images[-TEST_SIZE:], labels[-TEST_SIZE:])
 
 
 def write_pictures(directory, images, labels):
@@ -61,7 +75,7 @@ def write_pictures(directory, images, labels):
   for digit in range(10):
     image = images[np.argmax(labels == digit)]
     picture = Image.fromarray(255 - image).resize((280, 280))
-    picture.save(os.path.join(directory, "%d.png" % digit))
+    picture.save(os.path.join(directory, f"{digit}.png"))
 
 
 if __name__ == "__main__":
@@ -71,3 +85,7 @@ if __name__ == "__main__":
   digits = load_digits()
   write_digits(directory, *digits)
   write_pictures(directory, *digits)
+  for name, count in ("train", len(digits[1]) - TEST_SIZE), ("t10k", TEST_SIZE):
+    print(f"{directory}/{name}-images-idx3-ubyte.gz and {name}-labels-idx1-"
+          f"ubyte.gz: {count} images, and their labels")
+  print(f"{directory}/0.png to 9.png: a test image of each digit")

@@ -1,27 +1,25 @@
-"""README and docs/: their commands, links, and pins that are written twice."""
-import glob
+"""README and docs/: their commands, links, and what is written twice."""
+import ast
 import os
+from pathlib import Path
 import re
 import shutil
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
 
 import pytest
 
-from conftest import ROOT, SCRIPT
 import cnn_mnist
+from running import ROOT, SCRIPT, finish, start_process, wait_until
 
 PAGES = ["README.md"] + sorted(
-    os.path.join("docs", os.path.basename(path))
-    for path in glob.glob(os.path.join(ROOT, "docs", "*.md")))
+    str(path.relative_to(ROOT)) for path in (ROOT / "docs").glob("*.md"))
 
 
 def read(path):
-  with open(os.path.join(ROOT, path)) as f:
-    return f.read()
+  return (ROOT / path).read_text(encoding="utf-8")
 
 
 def anchors(text):
@@ -40,15 +38,14 @@ def test_links(page):
   assert links
   for link in links:
     path, _, anchor = link.partition("#")
-    target = os.path.normpath(os.path.join(os.path.dirname(page), path)
-                              ) if path else page
-    assert os.path.exists(os.path.join(ROOT, target)), link
+    target = Path(page).parent / path if path else page
+    assert (ROOT / target).exists(), link
     assert not anchor or anchor in anchors(read(target)), link
 
 
 def test_all_pages_are_linked():
   for page in PAGES[1:]:
-    assert "](%s" % page in read("README.md")
+    assert f"]({page}" in read("README.md")
 
 
 def test_readme_is_short():
@@ -61,35 +58,29 @@ def test_flags_in_readme():
   defaults = vars(cnn_mnist.parse_flags([]))
   assert set(rows) == set(defaults)
   for name, value in defaults.items():
-    assert rows[name] == {None: "none", False: "off"}.get(value, "`%s`" % value)
+    assert rows[name] == {None: "none", False: "off"}.get(value, f"`{value}`")
 
 
 def test_pins_of_the_inline_metadata():
   """Those of PEP 723 are those of requirements.txt, but TensorBoard's."""
-  with open(SCRIPT) as f:
-    block = re.search(r"(?ms)^# /// script$\n(.*?)^# ///$", f.read()).group(1)
+  block = re.search(r"(?ms)^# /// script$\n(.*?)^# ///$", read(SCRIPT)).group(1)
   pins = [line for line in read("requirements.txt").splitlines()
           if line and not line.startswith(("#", "tensorboard", "setuptools"))]
   assert re.findall(r"'([^']*)',", block) == pins
   assert '# requires-python = ">=3.7,<3.15"' in block.splitlines()
 
 
-def test_messages_in_troubleshooting():
-  """What it quotes of the script's own messages is what the script says."""
-  with open(SCRIPT) as f:
-    source = re.sub(r'"\s*\n\s*f?"', "", f.read())
+def test_errors_in_troubleshooting():
+  """Each UserError has a row, which quotes some of its words."""
   rows = re.findall(r"(?m)^\| (`.*?) \|", read("docs/troubleshooting.md"))
-  of_others = re.compile(
-      "distribution|No module|Error|No space|Permission|Resource|pthread|OOM|"
-      "Killed|Checksum|Failed to|Request failed|has no attribute|NaN loss|"
-      "cannot import|TF_USE|unexpected keyword|tf.data|absl|I0000|cuda|cuDNN|"
-      "is only available when eager")
-  quotes = [quote.replace("TensorFlow: Restoring", "TensorFlow: …Restoring")
-            for row in rows for quote in re.findall("`(.*?)`", row)]
-  quotes = [quote for quote in quotes if not of_others.search(quote)]
-  assert len(quotes) > 15
-  for quote in quotes:
-    assert quote.split("…")[0] in source, quote
+  quotes = [quote for row in rows for quote in re.findall("`(.*?)`", row)]
+  errors = [ast.dump(node) for node in ast.walk(ast.parse(read(SCRIPT)))
+            if isinstance(node, ast.Call)
+            and getattr(node.func, "id", "") == "UserError"]
+  assert len(errors) > 10
+  for error in errors:
+    # Or it ends with the command to run.
+    assert any(quote in error for quote in [*quotes, ". Run: "]), error
 
 
 # Beginnings of commands that are not run, and why.
@@ -97,9 +88,9 @@ NOT_RUN = (
     "uv venv", "python3 -m venv",  # They made this environment.
     ".venv/bin/pip",  # It would change it.
     ".venv/bin/python -m pytest", ".venv/bin/python tests/benchmark",
-    ".venv/bin/python tests/draw_pictures",  # Tests of their own
+    ".venv/bin/python tests/draw_pictures",  # They have tests of their own.
     ".venv/bin/jupyter",  # A server; test_notebook has a kernel.
-    "TF_USE_LEGACY_KERAS",  # test_canned_estimators
+    "TF_USE_LEGACY_KERAS",  # test_program_with_keras_2
     ".venv/bin/python cnn_mnist.py --model_dir=best_model",  # Eight minutes
     "docker", "curl")
 WHOLE_RUN = ".venv/bin/python cnn_mnist.py\n"  # Of half an hour
@@ -112,16 +103,16 @@ def checkout(tmp_path_factory):
   if "RUN_COMMANDS" not in os.environ or "MNIST_DIR" not in os.environ:
     pytest.skip("RUN_COMMANDS or MNIST_DIR is not set")
   directory = tmp_path_factory.mktemp("commands") / "cnn_mnist"
-  shutil.copytree(ROOT, str(directory), ignore=shutil.ignore_patterns(
+  shutil.copytree(str(ROOT), str(directory), ignore=shutil.ignore_patterns(
       ".git", ".venv", ".bin", "__pycache__", "*_model", "digits"))
   (directory / ".venv").symlink_to(sys.prefix)
   (directory / "MNIST-data").symlink_to(os.environ["MNIST_DIR"])
-  return str(directory)
+  return directory
 
 
 def blocks(page, language):
   """The blocks of code in a language, each without what is not run here."""
-  for block in re.findall(r"(?ms)^```%s\n(.*?)^```$" % language, read(page)):
+  for block in re.findall(rf"(?ms)^```{language}\n(.*?)^```$", read(page)):
     lines = [line for line in block.splitlines(True)
              if not line.startswith(NOT_RUN) and line != WHOLE_RUN
              and "| curl" not in line]
@@ -141,29 +132,28 @@ def test_commands(checkout):
 
 def run_block(command, cwd, **variables):
   """Runs a block of code; returns its stdout."""
-  process = subprocess.Popen(
-      command, cwd=cwd, env=dict(os.environ, **variables),
-      stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True)
-  stdout, stderr = process.communicate(timeout=300)
-  assert process.returncode == 0, "%s\n%s" % (command[-1], stderr)
+  result = finish(start_process(
+      command, cwd=cwd, env=dict(os.environ, **variables)), 300)
+  assert result.returncode == 0, f"{command[-1]}\n{result.stderr}"
   for word in "Traceback", "Warning:", "error:":
-    assert word not in stderr, stderr
-  return stdout
+    assert word not in result.stderr, result.stderr
+  return result.stdout
 
 
 def check_tensorboard(command, cwd):
   """Checks that the page is there, until the server is ended."""
   process = subprocess.Popen(["bash", "-c", "exec env " + command], cwd=cwd)
+
+  def page():
+    assert process.poll() is None
+    try:
+      with urllib.request.urlopen("http://localhost:6006") as response:
+        return response.read()
+    except urllib.error.URLError:
+      return None
+
   try:
-    end = time.time() + 60
-    while True:
-      try:
-        with urllib.request.urlopen("http://localhost:6006") as page:
-          assert b"TensorBoard" in page.read()
-          return
-      except urllib.error.URLError:
-        assert time.time() < end and process.poll() is None
-        time.sleep(0.5)
+    assert b"TensorBoard" in wait_until(page)
   finally:
     process.kill()
     process.wait()
@@ -176,6 +166,6 @@ def test_python_blocks(checkout):
     for block in blocks(page, "python"):
       if block.startswith("import gradio"):
         continue  # A server; test_draw has a browser.
-      stdout = run_block([os.path.join(checkout, ".venv", "bin", "python"),
+      stdout = run_block([checkout / ".venv" / "bin" / "python",
                           "-c", block], checkout, MPLBACKEND="Agg")
       assert re.match(r"(\{'accuracy': |accuracy: )0\.\d+", stdout), stdout

@@ -5,19 +5,15 @@ that have TensorFlow 1.15, 2 up to 2.15, and 2.16 or later.
 """
 import itertools
 import os
-import shutil
-import sys
 
 import numpy as np
 import pytest
-import tensorflow.compat.v1 as tf
 
 import cnn_mnist
-from conftest import make_once, result_of, run_code, run_script, step_of
+from running import (
+    copy_of, predict, result_of, run_code, run_process, step_of, weights_of)
 
 NAMES = "TF1", "TF2", "TF216"
-directions = pytest.mark.parametrize(
-    "writer,reader", list(itertools.permutations(NAMES, 2)))
 
 
 @pytest.fixture(scope="session")
@@ -25,90 +21,51 @@ def pythons():
   """The interpreters, by NAMES."""
   found = {}
   for name in NAMES:
-    variable = name + "_PYTHON"
+    variable = f"{name}_PYTHON"
     if variable not in os.environ:
-      pytest.skip(variable + " is not set")
+      pytest.skip(f"{variable} is not set")
     found[name] = os.environ[variable]
-    version = run_code(found[name], "import tensorflow as tf\n"
-                       "print(tf.__version__)")
-    major, minor = [int(part) for part in version.split(".")[:2]]
-    assert NAMES[major - 1 + (minor > 15)] == name, "%s has TensorFlow %s" % (
-        variable, version)
   return found
 
 
 @pytest.fixture(scope="session")
-def models(pythons, digits_dir, tmp_path_factory):
+def models(pythons, digits_dir, make_once):
   """What each wrote: model_dir, path of the SavedModel, and the result."""
   def make(directory):
-    result = run_script({
+    result = run_process({
         "data_dir": digits_dir, "model_dir": directory / "model",
         "train_steps": 100, "batch_size": 20, "learning_rate": 0.05,
         "export_dir": directory / "export"}, python=pythons[directory.name])
     exported, = (directory / "export").iterdir()
-    return str(directory / "model"), str(exported), result_of(result)
+    return directory / "model", exported, result_of(result)
 
-  return {name: make_once(tmp_path_factory, name, make) for name in pythons}
-
-
-@pytest.fixture(scope="module")
-def images_path(digits_dir, tmp_path_factory):
-  """A file with the test images, float32 [360, 28, 28]."""
-  path = str(tmp_path_factory.mktemp("images") / "images.npy")
-  np.save(path, cnn_mnist.load_mnist(digits_dir)[1][0].reshape(-1, 28, 28))
-  return path
+  return {name: make_once(name, make) for name in pythons}
 
 
-@directions
-def test_evaluate(pythons, models, digits_dir, tmp_path, writer, reader):
+@pytest.mark.parametrize("writer,reader", itertools.permutations(NAMES, 2))
+def test_evaluate_and_continue(pythons, models, digits_dir, tmp_path, writer,
+                               reader):
   model_dir, _, (accuracy, loss, _) = models[writer]
-  copy = str(tmp_path / "model")
-  shutil.copytree(model_dir, copy)
-  shutil.rmtree(os.path.join(copy, "eval"))
-  result = run_script({"data_dir": digits_dir, "model_dir": copy,
-                       "train_steps": 100}, python=pythons[reader])
-  assert "At step 100 of 100: no training" in result.stderr
-  assert result_of(result)[0] == accuracy
-  assert result_of(result)[1] == pytest.approx(loss, rel=1e-5)
-  assert result_of(result)[2] == 100
-  # A network that knows nothing has 0.1.
-  assert accuracy > 0.4
-
-
-@directions
-def test_continue(pythons, models, digits_dir, tmp_path, writer, reader):
-  model_dir, _, (accuracy, loss, _) = models[writer]
-  copy = str(tmp_path / "model")
-  shutil.copytree(model_dir, copy)
+  copy = copy_of(model_dir, tmp_path / "model")
   # At a lower rate, since at the same one the loss may well rise once.
-  result = run_script({"data_dir": digits_dir, "model_dir": copy,
-                       "train_steps": 200, "batch_size": 20,
-                       "learning_rate": 0.02}, python=pythons[reader])
+  flags = {"data_dir": digits_dir, "model_dir": copy, "batch_size": 20,
+           "learning_rate": 0.02}
+  result = run_process(dict(flags, train_steps=100), python=pythons[reader])
+  assert "At step 100 of 100: no training" in result.stderr
+  assert result_of(result) == (accuracy, pytest.approx(loss, rel=1e-5), 100)
+  assert accuracy > 0.4  # A network that knows nothing has 0.1.
+  result = run_process(dict(flags, train_steps=200), python=pythons[reader])
   assert "At step 100 of 200: training" in result.stderr
   later_accuracy, later_loss, step = result_of(result)
   assert step == step_of(copy) == 200
   # It learned more, from where the other had come.
   assert later_loss < loss and later_accuracy > accuracy - 0.1
-  before, after = [tf.train.load_variable(directory, "conv2d/kernel")
+  before, after = [weights_of(directory)["conv2d/kernel"]
                    for directory in (model_dir, copy)]
   assert 0 < np.abs(after - before).max() < 0.1
 
 
-PREDICT = """if True:
-  import sys
-  import numpy as np
-  import tensorflow.compat.v1 as tf
-  import cnn_mnist
-  tf.disable_v2_behavior()
-  model_dir, images_path, out = sys.argv[1:]
-  predictions = tf.estimator.Estimator(
-      cnn_mnist.cnn_model_fn, model_dir).predict(
-          tf.estimator.inputs.numpy_input_fn(
-              {"x": np.load(images_path)}, num_epochs=1, shuffle=False))
-  np.save(out, [p["probabilities"] for p in predictions])
-"""
-
-SERVE = """if True:
+IN_A_SESSION = """if True:
   import sys
   import numpy as np
   import tensorflow.compat.v1 as tf
@@ -120,14 +77,12 @@ SERVE = """if True:
         signature.outputs["probabilities"].name,
         {signature.inputs["x"].name: np.load(images_path)}))
 """
-
-SERVE_EAGERLY = """if True:
+EAGERLY = """if True:
   import sys
   import numpy as np
   import tensorflow as tf
   path, images_path, out = sys.argv[1:]
-  model = tf.saved_model.load(path)
-  outputs = model.signatures["serving_default"](
+  outputs = tf.saved_model.load(path).signatures["serving_default"](
       x=tf.constant(np.load(images_path)))
   assert set(outputs) == {"classes", "probabilities"}
   probabilities = outputs["probabilities"].numpy()
@@ -136,112 +91,19 @@ SERVE_EAGERLY = """if True:
 """
 
 
-def probabilities_of(python, code, path, images_path, directory):
-  """What one of the programs above gives for a model, float32 [360, 10]."""
-  out = str(directory / "probabilities.npy")
-  run_code(python, code, path, images_path, out)
-  probabilities = np.load(out)
-  assert probabilities.shape == (360, 10)
-  assert np.ptp(probabilities) > 0.5  # It knows something.
-  return probabilities
-
-
-@pytest.fixture
-def predict(pythons, models, images_path, tmp_path_factory):
-  """Function of who predicts with whose checkpoint; each pair does it once."""
-  return lambda reader, writer: make_once(
-      tmp_path_factory, "%s predicts with %s" % (reader, writer),
-      lambda directory: probabilities_of(
-          pythons[reader], PREDICT, models[writer][0], images_path, directory))
-
-
-@directions
-def test_saved_model(pythons, models, predict, images_path, tmp_path, writer,
-                     reader):
-  """In a session, where only one's program reads only the other's files."""
-  served = probabilities_of(
-      pythons[reader], SERVE, models[writer][1], images_path, tmp_path)
-  for name in writer, reader:
-    np.testing.assert_allclose(served, predict(name, writer), rtol=0, atol=1e-5)
-
-
-@pytest.mark.parametrize("reader", NAMES[1:])
-@pytest.mark.parametrize("writer", NAMES)
-def test_saved_model_in_eager_mode(pythons, models, predict, images_path,
-                                   tmp_path, writer, reader):
-  """In a program of plain TensorFlow 2, without the script."""
-  served = probabilities_of(
-      pythons[reader], SERVE_EAGERLY, models[writer][1], images_path, tmp_path)
-  np.testing.assert_allclose(served, predict(writer, writer), rtol=0, atol=1e-5)
-
-
-@pytest.fixture(scope="module")
-def tf2_python():
-  """An interpreter with TensorFlow 2: this one, if it is."""
-  if tf.__version__.startswith("2."):
-    return sys.executable
-  if "TF2_PYTHON" not in os.environ:
-    pytest.skip("TF2_PYTHON is not set, and this is not TensorFlow 2")
-  return os.environ["TF2_PYTHON"]
-
-
-PROGRAM_OF_TENSORFLOW_2 = """if True:
-  import logging, os, signal, sys, threading, warnings
-  from absl import logging as absl_logging
-  import numpy as np
-  import tensorflow as tf
-  # TensorFlow up to 2.15 imports Estimator, and Keras, when it is first used.
-  if hasattr(tf.compat.v1, "estimator"):
-    tf.compat.v1.estimator.Estimator
-
-  def state():
-    loggers = [logging.getLogger(name) for name in ("", "absl", "tensorflow")]
-    return {
-        "loggers": [(logger.level, list(logger.handlers), logger.propagate)
-                    for logger in loggers],
-        "absl": absl_logging.get_verbosity(),
-        "handlers": [signal.getsignal(n) for n in signal.valid_signals()],
-        "mask": signal.pthread_sigmask(signal.SIG_BLOCK, []),
-        "warnings": list(warnings.filters),
-        "showwarning": warnings.showwarning,
-        "excepthook": sys.excepthook,
-        "print options": np.get_printoptions(),
-        "threads": threading.enumerate(),
-    }
-
-  tf.get_logger()
-  before = state()
-  assert tf.executing_eagerly() and not logging.root.handlers
-  import cnn_mnist
-  assert not tf.executing_eagerly()
-  after = state()
-  # The deprecation of tf.layers is hidden.
-  assert "tf.layers" in after["warnings"].pop(0)[1].pattern
-  for name in before:
-    assert after[name] == before[name], (name, before[name], after[name])
-  assert signal.set_wakeup_fd(-1) == -1
-
-  data_dir, model_dir = sys.argv[1:]
-  (images, labels), (test_images, test_labels) = cnn_mnist.load_mnist(data_dir)
-  inputs = tf.compat.v1.estimator.inputs.numpy_input_fn
-  classifier = tf.compat.v1.estimator.Estimator(
-      cnn_mnist.cnn_model_fn, model_dir, params={"learning_rate": 0.05})
-  classifier.train(inputs({"x": images}, labels, batch_size=10,
-                          num_epochs=None, shuffle=True), steps=5)
-  result = classifier.evaluate(inputs({"x": test_images}, test_labels,
-                                      num_epochs=1, shuffle=False))
-  predictions = list(classifier.predict(inputs({"x": test_images},
-                                               num_epochs=1, shuffle=False)))
-  assert result["global_step"] == 5, result
-  hits = [p["classes"] == label for p, label in zip(predictions, test_labels)]
-  assert abs(np.mean(hits) - result["accuracy"]) < 1e-6, result
-  print("works")
-"""
-
-
-def test_use_in_tensorflow_2(tf2_python, digits_dir, tmp_path):
-  """The import changes nothing, but that TensorFlow acts as version 1 then."""
-  model_dir = str(tmp_path / "model")
-  assert run_code(tf2_python, PROGRAM_OF_TENSORFLOW_2, digits_dir,
-                  model_dir) == "works"
-  assert step_of(model_dir) == 5
+@pytest.mark.parametrize("writer,reader,program", [
+    (writer, reader, program) for writer in NAMES for reader in NAMES
+    for program in (IN_A_SESSION, EAGERLY)
+    if program == EAGERLY and reader != "TF1" or
+    program == IN_A_SESSION and reader != writer])
+def test_serve(pythons, models, digits_dir, tmp_path, writer, reader, program):
+  """In a program of plain TensorFlow, without the script."""
+  model_dir, exported, _ = models[writer]
+  images = cnn_mnist.load_mnist(digits_dir)[1][0].reshape(-1, 28, 28)
+  np.save(tmp_path / "images.npy", images)
+  out = tmp_path / "probabilities.npy"
+  run_code(pythons[reader], program, exported, tmp_path / "images.npy", out)
+  served = np.load(out)
+  assert served.shape == (360, 10) and np.ptp(served) > 0.5
+  np.testing.assert_allclose(
+      served, predict(model_dir, images)["probabilities"], rtol=0, atol=1e-5)

@@ -1,5 +1,4 @@
 """The benchmark still works: its data, one round, one curve and its plot."""
-import os
 import re
 import subprocess
 import sys
@@ -8,47 +7,40 @@ import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
 
-from conftest import ROOT, make_once
-
-BENCHMARK = os.path.join(ROOT, "tests", "benchmark")
-sys.path.insert(0, BENCHMARK)
-
-import cnn_mnist  # noqa: E402
-import compare  # noqa: E402
-import mnist_data  # noqa: E402
+import cnn_mnist
+import compare
+import mnist_data
+from running import MINOR
 
 # 1, 2 or 2.16, as the benchmark calls what this Python has.
-VERSION = tf.__version__[0]
-if int(tf.__version__.split(".")[1]) > 15:
-  VERSION = "2.16"
-PYTHON = "--tf%s_python=%s" % (VERSION.replace(".", ""), sys.executable)
+VERSION = "2.16" if MINOR > (2, 15) else str(MINOR[0])
+PYTHON = f"--tf{VERSION.replace('.', '')}_python={sys.executable}"
 
 
 def run_benchmark(*arguments):
   """Runs it to its end; returns what it prints."""
   return subprocess.check_output(
-      [sys.executable, os.path.join(BENCHMARK, "compare.py")] +
-      list(arguments), universal_newlines=True)
+      [sys.executable, compare.__file__, *arguments], universal_newlines=True)
 
 
 @pytest.fixture(scope="session")
-def curve(digits_dir, tmp_path_factory):
+def curve(digits_dir, make_once):
   """Directory of a curve that was measured on the digits, and the output."""
   def make(directory):
-    curve_dir = str(directory / "some_steps")
+    curve_dir = directory / "some_steps"
     return curve_dir, run_benchmark(
-        PYTHON, "--data_dir=" + digits_dir, "--measure_curve=" + curve_dir,
+        PYTHON, f"--data_dir={digits_dir}", f"--measure_curve={curve_dir}",
         "--", "--train_steps=12", "--save_checkpoints_steps=2",
         "--learning_rate=0.1")
 
-  return make_once(tmp_path_factory, "curve", make)
+  return make_once("curve", make)
 
 
-def test_one_round(mnist_dir):
-  output = run_benchmark(PYTHON, "--data_dir=" + mnist_dir, "--rounds=1",
+def test_rates(mnist_dir):
+  output = run_benchmark(PYTHON, f"--data_dir={mnist_dir}", "--rounds=1",
                          "--steps=20")
   assert "1 rounds of 20 steps" in output
-  assert "tensorflow %s on Python" % tf.__version__ in output
+  assert f"tensorflow {tf.__version__} on Python" in output
   head, _, *rows = [line.strip("| ").split(" | ") for line in
                     output.splitlines() if line.startswith("|")]
   assert head[0] == "program" and {len(row) for row in rows} == {len(head)}
@@ -84,9 +76,8 @@ def test_operations_of_a_step():
 
 def test_curve_has_all_checkpoints(curve):
   directory, output = curve
-  path, = os.listdir(os.path.join(directory, "curve"))
-  start, *points = tf.train.summary_iterator(
-      os.path.join(directory, "curve", path))
+  path, = (directory / "curve").iterdir()
+  start, *points = tf.train.summary_iterator(str(path))
   # More than the five that the Estimator keeps, and the one of the beginning.
   assert [point.step for point in points] == list(range(0, 13, 2))
   times = [start.wall_time] + [point.wall_time for point in points]
@@ -94,23 +85,22 @@ def test_curve_has_all_checkpoints(curve):
   for point in points:
     value, = point.summary.value
     assert value.tag == "test_accuracy" and 0 <= value.simple_value <= 1
-    assert "Step %d, after %.1f s: %.4f" % (
-        point.step, point.wall_time - start.wall_time,
-        value.simple_value) in output
+    seconds = point.wall_time - start.wall_time
+    assert (f"Step {point.step}, after {seconds:.1f} s: "
+            f"{value.simple_value:.4f}") in output
 
 
 def test_last_accuracy_is_that_of_the_run(curve):
   directory, output = curve
-  with open(os.path.join(directory, "log")) as f:
-    accuracy = float(re.search(r"^{'accuracy': ([\d.]+),", f.read(),
-                               re.MULTILINE).group(1))
+  accuracy = float(re.search(r"(?m)^{'accuracy': ([\d.]+),",
+                             (directory / "log").read_text()).group(1))
   last = float(output.split()[-1])
   assert last == pytest.approx(accuracy, abs=1e-4)
 
 
-def test_plot(curve, tmp_path):
+def test_plot_of_a_curve(curve, tmp_path):
   pytest.importorskip("matplotlib", reason="matplotlib is not installed: "
                       "tests/benchmark/requirements.txt")
   path = tmp_path / "curve.png"
-  run_benchmark("--plot=%s" % path, curve[0])
+  run_benchmark(f"--plot={path}", curve[0])
   assert path.read_bytes().startswith(b"\x89PNG")

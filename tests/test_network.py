@@ -1,9 +1,10 @@
-"""The network: shapes, weights, and the arithmetic against NumPy's."""
+"""The network: shapes, names, dropout, and its training step by step."""
 import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
 
 import cnn_mnist
+from running import step_of, weights_of
 
 ModeKeys = tf.estimator.ModeKeys
 WEIGHTS = {
@@ -56,17 +57,6 @@ def test_predict_spec(shape):
   np.testing.assert_allclose(values["probabilities"].sum(axis=1), 1, rtol=1e-5)
   np.testing.assert_array_equal(values["probabilities"].argmax(axis=1),
                                 values["classes"])
-
-
-@pytest.mark.usefixtures("graph")
-def test_train_spec():
-  _, _, spec = build(ModeKeys.TRAIN)
-  assert spec.loss.shape == () and spec.loss.dtype == tf.float32
-  assert spec.train_op is not None and not spec.eval_metric_ops
-  with initialized_session() as session:
-    assert session.run(tf.train.get_global_step()) == 0
-    session.run(spec.train_op)
-    assert session.run(tf.train.get_global_step()) == 1
 
 
 @pytest.mark.usefixtures("graph")
@@ -123,52 +113,11 @@ def test_dropout_only_in_training(graph, mode):
     np.testing.assert_array_equal(after, before)
 
 
-def numpy_convolution(x, kernel, bias):
-  """5x5, same padding, ReLU; x is [N, H, W, C], kernel [5, 5, C, F]."""
-  height, width = x.shape[1:3]
-  padded = np.pad(x, ((0, 0), (2, 2), (2, 2), (0, 0)), "constant")
-  out = np.zeros(x.shape[:3] + (kernel.shape[3],)) + bias
-  for i in range(5):
-    for j in range(5):
-      out += padded[:, i:i + height, j:j + width].dot(kernel[i, j])
-  return np.maximum(out, 0)
-
-
-def numpy_pooling(x):
-  """Maximum of 2x2."""
-  n, height, width, depth = x.shape
-  return x.reshape(n, height // 2, 2, width // 2, 2, depth).max(axis=(2, 4))
-
-
-def numpy_forward(images, weights):
-  """The whole network in float64; weights by name. Returns probabilities."""
-  x = images.astype(np.float64).reshape(-1, 28, 28, 1)
-  for layer in "conv2d", "conv2d_1":
-    x = numpy_pooling(numpy_convolution(
-        x, weights[layer + "/kernel"], weights[layer + "/bias"]))
-  x = x.reshape(len(x), -1)
-  x = np.maximum(x.dot(weights["dense/kernel"]) + weights["dense/bias"], 0)
-  x = x.dot(weights["dense_1/kernel"]) + weights["dense_1/bias"]
-  x = np.exp(x - x.max(axis=1, keepdims=True))
-  return x / x.sum(axis=1, keepdims=True)
-
-
-def test_forward_pass_is_numpys(digits_dir, trained):
-  _, (images, _) = cnn_mnist.load_mnist(digits_dir)
-  reader = tf.train.load_checkpoint(trained[0])
-  expected = numpy_forward(
-      images[:100], {name: reader.get_tensor(name) for name in WEIGHTS})
-  estimator = tf.estimator.Estimator(cnn_mnist.cnn_model_fn, trained[0])
-  found = [p["probabilities"] for p in estimator.predict(
-      tf.estimator.inputs.numpy_input_fn(
-          {"x": images[:100]}, shuffle=False))]
-  assert np.abs(np.array(found) - expected).max() < 1e-5
-
-
 @pytest.mark.parametrize("params,rate", [
     (None, 0.001), ({}, 0.001), ({"learning_rate": 0.5}, 0.5)])
 def test_sgd_step_on_the_last_layer(graph, params, rate):
   _, labels, spec = build(ModeKeys.TRAIN, params=params)
+  assert spec.loss.shape == () and not spec.eval_metric_ops
   kernel, bias = [v for v in tf.trainable_variables()
                   if v.op.name.startswith("dense_1/")]
   with initialized_session() as session:
@@ -176,6 +125,7 @@ def test_sgd_step_on_the_last_layer(graph, params, rate):
     x, probabilities, _ = session.run(
         [dropout_output(graph), "softmax_tensor:0", spec.train_op])
     new_kernel, new_bias = session.run([kernel, bias])
+    assert session.run(tf.train.get_global_step()) == 1
   # The gradient of the mean cross-entropy by the logits
   gradient = (probabilities - np.eye(10)[labels]) / len(labels)
   np.testing.assert_allclose(
@@ -186,11 +136,11 @@ def test_sgd_step_on_the_last_layer(graph, params, rate):
   assert np.abs(new_bias - old_bias).max() > 1e-5
 
 
-def test_initial_weights_are_the_tutorials(digits_dir, tmp_path):
+def test_weights_are_the_tutorials(digits_dir, tmp_path):
   """With one seed, bit for bit those of the bare network; checkpoints swap.
 
   It is written here again, as the tutorial has it: the initial values depend
-  on the operations that were made before them.
+  on the operations that were made before them, and the first step's on all.
   """
   def bare_model_fn(features, labels, mode):
     del mode  # TRAIN
@@ -210,23 +160,19 @@ def test_initial_weights_are_the_tutorials(digits_dir, tmp_path):
             loss, tf.train.get_global_step()))
 
   (images, labels), _ = cnn_mnist.load_mnist(digits_dir)
-  initial = []
-  for name, model_fn in (("bare", bare_model_fn),
-                         ("ours", cnn_mnist.cnn_model_fn)):
-    model_dir = str(tmp_path / name)
-    tf.estimator.Estimator(
-        model_fn, model_dir, tf.estimator.RunConfig(tf_random_seed=7)).train(
-        tf.estimator.inputs.numpy_input_fn(
-            {"x": images}, labels, batch_size=10, num_epochs=None,
-            shuffle=True), steps=1)
-    reader = tf.train.load_checkpoint(model_dir + "/model.ckpt-0")
-    initial.append({name: reader.get_tensor(name) for name in WEIGHTS})
+  input_fn = tf.estimator.inputs.numpy_input_fn(
+      {"x": images}, labels, batch_size=10, num_epochs=None, shuffle=False)
+  config = tf.estimator.RunConfig(tf_random_seed=7)
+  found = []
+  for model_fn, other in ((bare_model_fn, cnn_mnist.cnn_model_fn),
+                          (cnn_mnist.cnn_model_fn, bare_model_fn)):
+    model_dir = tmp_path / str(len(found))
+    tf.estimator.Estimator(model_fn, str(model_dir), config).train(
+        input_fn, steps=1)
+    found.append([weights_of(model_dir / f"model.ckpt-{i}") for i in range(2)])
     # From what one wrote, the other resumes.
-    other = {"bare": cnn_mnist.cnn_model_fn, "ours": bare_model_fn}[name]
-    estimator = tf.estimator.Estimator(other, model_dir)
-    estimator.train(tf.estimator.inputs.numpy_input_fn(
-        {"x": images}, labels, batch_size=10, num_epochs=None, shuffle=True),
-                    steps=1)
-    assert estimator.get_variable_value("global_step") == 2
-  for name in WEIGHTS:
-    np.testing.assert_array_equal(initial[0][name], initial[1][name])
+    tf.estimator.Estimator(other, str(model_dir)).train(input_fn, steps=1)
+    assert step_of(model_dir) == 2
+  for bare, ours in zip(*found):
+    for name in WEIGHTS:
+      np.testing.assert_array_equal(bare[name], ours[name])

@@ -1,29 +1,19 @@
-"""A job of several processes on loopback, described by TF_CONFIG."""
+"""Jobs of several processes on loopback, described by TF_CONFIG."""
 import contextlib
 import json
 import os
 import signal
-import socket
 import time
 
 import pytest
 
-from conftest import (
-    ended_by, events, parse_result, result_of, run_script, step_of)
+import cnn_mnist
+from running import (
+    arguments_of, ended_by, events, free_addresses, parse_predictions,
+    parse_result, result_of, run_here, step_of)
 
 
-def free_addresses(count):
-  """Addresses of loopback at which nothing listens."""
-  sockets = [socket.socket() for _ in range(count)]
-  for s in sockets:
-    s.bind(("127.0.0.1", 0))
-  addresses = ["127.0.0.1:%d" % s.getsockname()[1] for s in sockets]
-  for s in sockets:
-    s.close()
-  return addresses
-
-
-class Job(object):
+class Job:
   """A cluster's addresses, and its tasks as processes."""
 
   def __init__(self, start_run, directory, flags, workers=0):
@@ -45,18 +35,14 @@ class Job(object):
     shell that started pytest ended, the kernel would send SIGHUP to them all.
     """
     for name in tasks:
-      with open(self._stdout_path(name), "w") as stdout:
+      with open(self._directory / f"{name}.out", "w") as stdout:
         self.tasks[name] = self._start_run(
             self.flags, env=self.environment(name[:-1], int(name[-1])),
             stdout=stdout, start_new_session=True)
     return self.tasks[name]
 
   def stdout(self, name):
-    with open(self._stdout_path(name)) as f:
-      return f.read()
-
-  def _stdout_path(self, name):
-    return str(self._directory / (name + ".out"))
+    return (self._directory / f"{name}.out").read_text()
 
   @contextlib.contextmanager
   def halted(self, name):
@@ -73,13 +59,9 @@ class Job(object):
 
   def stop(self, name):
     """Ends a task with SIGTERM; returns the seconds that it took."""
-    run = self.tasks[name]
-    assert run.process.poll() is None, run.text()
-    run.process.terminate()
-    start = time.time()
-    assert run.wait(30) in ended_by(signal.SIGTERM), run.text()
-    assert "Traceback" not in run.text()
-    return time.time() - start
+    code, seconds = self.tasks[name].end(signal.SIGTERM)
+    assert code in ended_by(signal.SIGTERM), self.tasks[name].text()
+    return seconds
 
 
 @pytest.mark.parametrize("workers", [
@@ -95,13 +77,12 @@ def test_job(digits_dir, start_run, tmp_path, workers):
       "data_dir": digits_dir, "model_dir": model_dir, "train_steps": 600,
       "batch_size": 30, "learning_rate": 0.05, "save_checkpoints_steps": 400,
       "export_dir": export_dir}, workers=workers)
-  all_workers = ["worker%d" % i for i in range(workers)]
+  all_workers = [f"worker{i}" for i in range(workers)]
   job.start("ps0", "chief0", "evaluator0", *all_workers)
   victim = job.tasks["worker0"]
   with job.halted("chief0"):
     victim.wait_for("loss = ")  # After its delay of 5 s
-    victim.process.kill()
-    assert victim.wait() == -signal.SIGKILL
+    assert victim.end(signal.SIGKILL)[0] == -signal.SIGKILL
     job.start("worker0").wait_for("loss = ")
   job.check_ended("chief0", "evaluator0", *all_workers)
   assert job.stop("ps0") < 2
@@ -110,13 +91,13 @@ def test_job(digits_dir, start_run, tmp_path, workers):
   assert 0 <= step - job.flags["train_steps"] < 10
   accuracy, _, at = parse_result(job.stdout("chief0"))
   assert accuracy > 0.85 and at == step
-  for name in ["ps0", "evaluator0"] + all_workers:
+  for name in ["ps0", "evaluator0", *all_workers]:
     assert job.stdout(name) == ""
   exported, = export_dir.iterdir()
   assert (exported / "saved_model.pb").exists()
   # The evaluator evaluated on the way: TensorBoard shows a curve.
   curve = {at: value.simple_value
-           for at, value in events(str(model_dir / "eval"))["accuracy"]}
+           for at, value in events(model_dir / "eval")["accuracy"]}
   assert len(curve) >= 2 and max(curve) == step
   assert abs(curve[step] - accuracy) < 1e-6
 
@@ -140,15 +121,16 @@ def test_stopped_job_resumes(digits_dir, start_run, tmp_path):
   assert step > 0
   last = job.flags["train_steps"] = step + 20
   job.start("ps0", "chief0")
-  job.tasks["chief0"].wait_for("At step %d of %d: training" % (step, last))
+  job.tasks["chief0"].wait_for(f"At step {step} of {last}: training")
   job.check_ended("chief0")
   assert job.stop("ps0") < 2
   first = job.stdout("chief0")
   assert parse_result(first)[2] == last
-  job.flags["export_dir"] = export_dir
-  job.start("chief0").wait_for("At step %d of %d: no training" % (last, last))
-  job.check_ended("chief0")
-  assert job.stdout("chief0") == first
+  # What only evaluates needs no process of its own.
+  result = run_here(dict(job.flags, export_dir=export_dir),
+                    env=job.environment("chief"))
+  assert f"At step {last} of {last}: no training" in result.stderr
+  assert result.stdout == first
   exported, = export_dir.iterdir()
   assert (exported / "saved_model.pb").exists()
   assert step_of(model_dir) == last
@@ -158,7 +140,8 @@ def test_chief_without_ps(digits_dir, start_run, tmp_path):
   """It says what it waits for, and one signal ends that."""
   job = Job(start_run, tmp_path, {
       "data_dir": digits_dir, "model_dir": tmp_path / "model"})
-  job.start("chief0").wait_for("wait", job.cluster["ps"][0])
+  job.start("chief0").wait_for(
+      f"of a job: waiting for {job.cluster['ps']}")
   time.sleep(1)
   assert job.stop("chief0") < 2
   assert job.stdout("chief0") == ""
@@ -173,47 +156,51 @@ def test_ps_waits_for_no_one(digits_dir, start_run, tmp_path):
       "data_dir": digits_dir, "model_dir": tmp_path / "model"})
   job.start("ps0").wait_for("Start Tensorflow server")
   time.sleep(2)
-  run_script(job.flags, env=job.environment("ps")).check_error("server")
+  run_here(job.flags, env=job.environment("ps")).check_error("server")
   assert job.stop("ps0") < 2
   assert job.stdout("ps0") == ""
 
 
-def test_predict_inside_a_job(picture, start_run, tmp_path, trained):
+def test_predict_inside_a_job(picture, start_run, tmp_path, trained, capsys,
+                              monkeypatch):
   """Pictures are classified without the job, of which nothing runs."""
   job = Job(start_run, tmp_path, {"model_dir": trained[0], "predict": picture},
             workers=1)
-  alone = run_script(job.flags)
-  assert alone.returncode == 0 and alone.stdout.startswith(picture + "\t")
+  alone = run_here(job.flags)
+  assert len(parse_predictions(alone.stdout)) == 1
   for task in "ps", "chief", "worker", "evaluator":
-    result = run_script(job.flags, env=job.environment(task))
-    assert (result.returncode, result.stdout) == (0, alone.stdout)
+    config = job.environment(task)["TF_CONFIG"]
+    monkeypatch.setenv("TF_CONFIG", config)
+    cnn_mnist.main(arguments_of(job.flags))
+    assert capsys.readouterr().out == alone.stdout
+    assert os.environ["TF_CONFIG"] == config
 
 
 def test_cluster_of_one(flags):
   """As some services set it for one machine: the same as without."""
   config = {"cluster": {"chief": free_addresses(1)},
             "task": {"type": "chief", "index": 0}, "environment": "cloud"}
-  result = run_script(dict(flags, train_steps=2),
-                      env=dict(os.environ, TF_CONFIG=json.dumps(config)))
+  result = run_here(dict(flags, train_steps=2),
+                    env=dict(os.environ, TF_CONFIG=json.dumps(config)))
   assert result_of(result)[2] == 2
+
+
+CHIEF_AND_PS = '{"cluster": {"chief": ["a:1"], "ps": ["b:1"]}, "task": '
 
 
 @pytest.mark.parametrize("tf_config", [
     "{", "[]", '"chief"', '{"cluster": 5}',
     '{"cluster": {"chief": ["a:1"], "worker": ["b:1"]}}',
     '{"cluster": {"worker": ["a:1"]}, "task": {"type": "worker", "index": 0}}',
-    '{"cluster": {"chief": ["a:1"], "ps": ["b:1"]},'
-    ' "task": {"type": "ps", "index": 1}}',
-    '{"cluster": {"chief": ["a:1"], "ps": ["b:1"]},'
-    ' "task": {"type": "boss", "index": 0}}',
-    '{"cluster": {"chief": ["a:1"], "ps": ["b:1"]},'
-    ' "task": {"type": "chief", "index": "x"}}',
+    CHIEF_AND_PS + '{"type": "ps", "index": 1}}',
+    CHIEF_AND_PS + '{"type": "boss", "index": 0}}',
+    CHIEF_AND_PS + '{"type": "chief", "index": "x"}}',
     '{"cluster": {"chief": ["a:1"], "worker": ["b:1"]},'
     ' "task": {"type": "chief", "index": 0}}',
     '{"task": {"type": "evaluator", "index": 0}}',
 ])
 def test_broken_tf_config(tf_config, tmp_path):
-  result = run_script({"model_dir": tmp_path / "model"},
-                      env=dict(os.environ, TF_CONFIG=tf_config))
+  result = run_here({"model_dir": tmp_path / "model"},
+                    env=dict(os.environ, TF_CONFIG=tf_config))
   result.check_error("TF_CONFIG")
   assert not (tmp_path / "model").exists()

@@ -1,0 +1,315 @@
+"""What --predict reads: kinds of pictures, files, errors, people's pictures."""
+import os
+import re
+import resource
+import struct
+import subprocess
+import sys
+import time
+import warnings
+
+import numpy as np
+from PIL import Image, ImageOps
+import pytest
+import tensorflow.compat.v1 as tf
+
+import cnn_mnist
+import draw_pictures
+from draw_pictures import read_drawn as read
+import drawing
+from running import ROOT, parse_predictions, predict, run_here
+
+# The least share of each kind that is read right, if it is not 0.9
+LEAST = {"as in MNIST": 0.95, "inverted": 0.95, "ruled paper": 0.8,
+         "squared paper": 0.8, "squared paper in a soft shadow": 0.8,
+         "paper with dark squares": 0.6}
+
+
+@pytest.fixture(scope="module")
+def digits(trained, digits_dir):
+  """Digits that the trained model is sure of, and the classes it gives them.
+
+  A pixel's shift does not matter to those.
+  """
+  _, (images, _) = cnn_mnist.load_mnist(digits_dir)
+  found = predict(trained[0], images)
+  sure = np.flatnonzero(found["probabilities"].max(axis=1) > 0.95)[:40]
+  assert len(sure) == 40
+  return [(drawing.to_image(images[i]), found["classes"][i]) for i in sure]
+
+
+def draw_page(label=4):
+  """Draws a pen's digit, dark on a white page of 256x256 pixels."""
+  rng = np.random.RandomState(0)
+  page = drawing.put_on_page(drawing.write_digit(label, rng, rounds=2), rng)
+  return ImageOps.invert(page).resize((256, 256), Image.BOX)
+
+
+# ---- Kinds of pictures -------------------------------------------------------
+
+def check_kinds(kinds, examples, model_dir, least=0.9):
+  """Checks what share of each kind is read right; returns the numbers."""
+  hits = draw_pictures.count_hits(
+      {kind: draw_pictures.read_kind(make, examples)
+       for kind, make in kinds.items()}, str(model_dir))
+  print(f"of {len(examples)}:", hits)
+  assert [kind for kind, count in hits.items()
+          if count < LEAST.get(kind, least) * len(examples)] == []
+  return hits
+
+
+def test_kinds_with_scanned_digits(trained, digits):
+  """These are coarse: in 8x8 their strokes had no sharp edges."""
+  check_kinds({**drawing.DRAWINGS, **drawing.TRANSPARENT}, digits[:20],
+              trained[0], least=0.85)
+
+
+@pytest.mark.parametrize("kinds", [
+    {**drawing.DRAWINGS, **drawing.TRANSPARENT}, drawing.SHEETS,
+    drawing.PHOTOGRAPHS], ids=["drawings", "sheets", "photographs"])
+def test_kinds_with_mnist(mnist_dir, mnist_model, kinds):
+  """As many are read on a transparent page as on an opaque one."""
+  _, (images, labels) = cnn_mnist.load_mnist(mnist_dir)
+  examples = list(zip(map(drawing.to_image, images[:50]), labels))
+  hits = check_kinds(kinds, examples, mnist_model[0])
+  for kind in set(kinds) & set(drawing.TRANSPARENT):  # JPEG blurs the strokes.
+    assert hits[kind] >= min(49, hits["enlarged"]) - ("JPEG" in kind), kind
+
+
+def test_photographs_of_a_pens_strokes(mnist_model):
+  check_kinds(drawing.PHOTOGRAPHS, draw_pictures.write_examples(50),
+              mnist_model[0])
+
+
+def test_people(mnist_model):
+  """Digits of 79 people, as they drew, scanned and photographed them."""
+  if "PICTURES_DIR" not in os.environ:
+    pytest.skip("PICTURES_DIR is not set")
+  labels = draw_pictures.find_pictures()
+  result = run_here({"model_dir": mnist_model[0]}, "--predict", *labels)
+  hits = sum(labels[path] == digit
+             for path, digit in parse_predictions(result.stdout))
+  print(f"{hits} of {len(labels)}")
+  assert len(labels) == 755 and hits >= 660
+
+
+def test_digit_of_mnists_own_form(mnist_dir):
+  """What is like MNIST already stays as it is, but for faint edges."""
+  _, (images, _) = cnn_mnist.load_mnist(mnist_dir)
+  differences = np.array([
+      np.abs(read(drawing.to_image(image)).ravel() - image).max()
+      for image in images[:50]])
+  assert differences.max() < 0.15 and np.mean(differences < 0.01) > 0.7
+
+
+def test_thin_digit_in_a_heavy_frame():
+  """The frame has more than eight times the digit's ink."""
+  page = Image.new("L", (256, 256), 255)
+  page.paste(0, (126, 53, 129, 203))
+  framed = drawing.draw_frame(page, 4, 10)
+  np.testing.assert_allclose(read(framed), read(page), atol=0.1)
+
+
+def test_docs_picture(trained, digits_dir, tmp_path):
+  """draw_pictures.py draws docs/pictures.png, and counts all kinds."""
+  pytest.importorskip("PIL", "10.1")
+  (tmp_path / "people" / "writer").mkdir(parents=True)
+  draw_page(7).save(tmp_path / "people" / "writer" / "7a.png")
+  path = tmp_path / "pictures.png"
+  stdout = subprocess.check_output(
+      [sys.executable, ROOT / "tests" / "draw_pictures.py", "--all",
+       f"--data_dir={digits_dir}", f"--model_dir={trained[0]}", "--count=1",
+       path], env=dict(os.environ, PICTURES_DIR=str(tmp_path / "people")),
+      universal_newlines=True)
+  counts = re.findall(r"(?m)^[\w ,']+: (\d) of 1$", stdout)
+  assert len(counts) == stdout.count("\n") == (
+      len(drawing.KINDS) + len(drawing.PHOTOGRAPHS) + 1)
+  assert sum(map(int, counts)) >= 0.7 * len(counts), stdout
+  with Image.open(path) as drawn, Image.open(
+      ROOT / "docs" / "pictures.png") as shown:
+    assert drawn.size == shown.size
+    assert drawn.convert("RGB").getpixel((0, 0)) == (255, 255, 255)
+
+
+# ---- Files -------------------------------------------------------------------
+
+# A 4 on its head would differ by 0.08 on average; JPEG changes 0.01.
+@pytest.mark.parametrize("name,tolerance", [
+    ("L.bmp", 0), ("L.gif", 0), ("L.jpg", 0.03), ("RGB.png", 0), ("RGB.bmp", 0),
+    ("RGB.jpg", 0.03), ("RGBA.png", 0), ("P.png", 0), ("1.png", 0.03),
+    ("1.bmp", 0.03)])
+def test_formats(name, tolerance):
+  """In Pillow's modes, a page is read as it is of a grey PNG."""
+  mode = name.partition(".")[0]
+  page = draw_page()
+  found = read(page.convert(mode, dither=0), name)
+  assert np.abs(found - read(page)).mean() <= tolerance
+
+
+def test_16_bits_and_palettes():
+  page = draw_page()
+  deep = np.asarray(page).astype(np.int32) * 257
+  colours = ImageOps.colorize(page, "navy", "ivory")
+  for found in (
+      read(Image.fromarray(deep).convert("I;16")),
+      read(colours.convert("P", palette=Image.ADAPTIVE), "colours.bmp"),
+      read(page.convert("P"), transparency=255)):
+    np.testing.assert_allclose(found, read(page), atol=0.1)
+
+
+@pytest.mark.parametrize("name,tolerance", [("a.png", 0), ("a.jpg", 0.03)])
+def test_large_picture(name, tolerance):
+  page = draw_page()
+  large = page.resize((2048, 2048), Image.NEAREST)
+  assert np.abs(read(large, name) - read(page)).mean() <= tolerance
+
+
+@pytest.mark.parametrize("orientation,turn", [
+    (3, Image.ROTATE_180), (6, Image.ROTATE_90), (8, Image.ROTATE_270)])
+def test_orientation(orientation, turn):
+  """A phone writes pixels as its sensor lies, and how to turn them (EXIF)."""
+  page = draw_page()
+  exif = Image.Exif()
+  exif[0x112] = orientation
+  found = read(page.transpose(turn), "a.jpg", exif=exif)
+  assert np.abs(found - read(page)).mean() < 0.03
+
+
+# ---- No digits, and no pictures ----------------------------------------------
+
+@pytest.mark.parametrize("light", ["even", "ramp", "lamp", "sharp"])
+@pytest.mark.parametrize("chalk", [False, True])
+def test_empty_page(light, chalk):
+  """Neither uneven light nor noise is a digit."""
+  rng = np.random.RandomState(0)
+  for _ in range(10):
+    page = Image.new("L", tuple(rng.randint(60, 600, 2)))
+    with pytest.raises(cnn_mnist.UserError, match="no digit"):
+      read(drawing.photograph(page, rng, light, chalk=chalk))
+
+
+@pytest.mark.parametrize("picture", [
+    Image.new("L", (50, 40), 200), Image.new("LA", (50, 40), (30, 0)),
+    *[drawing.lay_on_desk(Image.new("L", (280, 280), 255), share, desk)
+      for share, desk in [(0.6, 50), (0.75, 50), (0.75, 130), (0.92, 50)]]])
+def test_empty_picture(picture):
+  """Nor is the edge of a straight sheet on a desk."""
+  with pytest.raises(cnn_mnist.UserError,
+                     match=r"^--predict: \S+/picture.png shows no digit$"):
+    read(picture)
+
+
+def read_quietly(picture):
+  """Checks that it is some digit, which is returned, or that there is none."""
+  try:
+    with warnings.catch_warnings():
+      warnings.simplefilter("error")
+      digit = read(picture)
+  except cnn_mnist.UserError as e:
+    assert "shows no digit" in str(e)
+    return None
+  assert digit.shape == (28, 28) and digit.min() == 0 and digit.max() == 1
+  return digit
+
+
+def test_dots_in_the_corners():
+  """Of a part of the box so small, no number becomes infinite or NaN."""
+  image = Image.new("L", (200, 200), 255)
+  image.paste(0, (20, 20, 28, 28))
+  image.paste(0, (172, 172, 180, 180))
+  assert read_quietly(image).dtype == np.float32
+
+
+@pytest.mark.parametrize("shape", [
+    (1, 1), (1, 256), (256, 1), (2, 200), (200, 2), (4, 256)])
+def test_thin_picture_does_not_crash(shape):
+  for ink, page in ((0, 255), (255, 0)):
+    pixels = np.full(shape, page, np.uint8)
+    pixels[shape[0] // 4:shape[0] * 3 // 4, shape[1] // 4:] = ink
+    read_quietly(Image.fromarray(pixels))
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_empty_ruled_paper_does_not_crash(seed):
+  rng = np.random.RandomState(seed)
+  lines = drawing.rule((200, 200), rng, squared=seed % 2 == 1)
+  shade = np.linspace(0.6, 1, 200)  # Of full ink
+  read_quietly(Image.fromarray(np.uint8(255 - 200 * lines * shade)))
+
+
+@pytest.mark.parametrize("name", ["none", "directory", "empty", "text", "cut"])
+def test_no_picture(tmp_path, name):
+  draw_page().save(tmp_path / "cut", "PNG")
+  os.truncate(tmp_path / "cut", 60)
+  (tmp_path / "text").write_text("This is text.")
+  (tmp_path / "empty").touch()
+  (tmp_path / "directory").mkdir()
+  with pytest.raises(cnn_mnist.UserError) as error:
+    cnn_mnist.read_picture(tmp_path / name)
+  assert str(error.value).startswith(
+      f"--predict: {tmp_path / name} can't be read as a picture: ")
+  assert "\n" not in str(error.value)
+
+
+def test_decompression_bomb(tmp_path):
+  """A small JPEG that claims 14,000 x 14,000 pixels is refused at once."""
+  path = tmp_path / "bomb.jpg"
+  Image.new("L", (16, 16), 128).save(path)
+  content = path.read_bytes()
+  at = content.index(b"\xff\xc0") + 5
+  path.write_bytes(
+      content[:at] + struct.pack(">HH", 14000, 14000) + content[at + 4:])
+  before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+  start = time.time()
+  with pytest.raises(cnn_mnist.UserError, match="exceeds limit|bomb"):
+    cnn_mnist.read_picture(path)
+  assert time.time() - start < 1
+  assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50000
+
+
+# ---- The command -------------------------------------------------------------
+
+def test_predict(trained, digits, tmp_path):
+  """A line for each picture, in their order; then one for each bad picture."""
+  model_dir, paths = trained[0], []
+  for i, (digit, _) in enumerate(digits):
+    paths.append(str(tmp_path / f"{i}.png"))
+    digit.save(paths[-1])
+  bad = [str(tmp_path / "none.png"), str(tmp_path)]
+  before = sorted(os.listdir(model_dir))
+  result = run_here({"model_dir": model_dir}, "--predict", paths[0], *bad,
+                    *paths[1:])
+  assert result.returncode == 1
+  found = parse_predictions(result.stdout)
+  assert [path for path, _ in found] == paths
+  assert sum(digit == label
+             for (_, digit), (_, label) in zip(found, digits)) >= 38
+  errors = [line for line in result.stderr.splitlines() if "error" in line]
+  assert [line.partition(" can't be read")[0] for line in errors] == [
+      f"cnn_mnist.py: error: --predict: {path}" for path in bad]
+  assert sorted(os.listdir(model_dir)) == before
+
+
+def test_predict_while_training(flags, start_run, picture, monkeypatch, capsys):
+  """Five checkpoints are kept; the one that is used is chosen late enough."""
+  run = start_run(dict(flags, train_steps=1000000, save_checkpoints_steps=10))
+  run.wait_for("loss = ")  # The first checkpoint was saved before.
+  read_picture = cnn_mnist.read_picture
+
+  def read_slowly(path):
+    """Returns after the newest checkpoint of the start has been deleted."""
+    newest = tf.train.latest_checkpoint(str(flags["model_dir"])) + ".index"
+    run.wait_until(lambda: not os.path.exists(newest))
+    return read_picture(path)
+
+  monkeypatch.setattr(cnn_mnist, "read_picture", read_slowly)
+  cnn_mnist.main([f"--model_dir={flags['model_dir']}", f"--predict={picture}"])
+  (path, _), = parse_predictions(capsys.readouterr().out)
+  assert path == str(picture) and run.process.poll() is None
+
+
+def test_predict_without_a_checkpoint(picture, tmp_path):
+  model_dir = tmp_path / "model"
+  result = run_here({"model_dir": model_dir, "predict": picture})
+  result.check_error(f"--model_dir={model_dir}", "no checkpoint")
+  assert not model_dir.exists()
