@@ -3,16 +3,14 @@ import importlib.util
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
 
 import pytest
 
-from conftest import ROOT
+from running import ROOT, copy_of, free_addresses, wait_until
 
 CHROMIUM = shutil.which("chromium")
 pytestmark = pytest.mark.skipif(
@@ -28,35 +26,31 @@ ONE = [(0.5, 0.2), (0.5, 0.8)]
 @pytest.fixture
 def url(mnist_model, tmp_path):
   """Address of the page, which the program serves until the test is over."""
-  with open(os.path.join(ROOT, "docs", "pictures.md")) as f:
-    program = re.search(r"(?ms)^```python\n(import gradio.*?)^```$",
-                        f.read()).group(1)
-  shutil.copytree(mnist_model[0], str(tmp_path / "mnist_model"))
-  with socket.socket() as free:
-    free.bind(("127.0.0.1", 0))
-    port = free.getsockname()[1]
-  address = "http://127.0.0.1:%d/" % port
+  program = re.search(
+      r"(?ms)^```python\n(import gradio.*?)^```$",
+      (ROOT / "docs" / "pictures.md").read_text(encoding="utf-8")).group(1)
+  copy_of(mnist_model[0], tmp_path / "mnist_model")
+  address, = free_addresses(1)
   process = subprocess.Popen(
-      [sys.executable, "-c", program], cwd=str(tmp_path),
-      env=dict(os.environ, PYTHONPATH=ROOT, GRADIO_SERVER_PORT=str(port),
+      [sys.executable, "-c", program], cwd=tmp_path,
+      env=dict(os.environ, PYTHONPATH=str(ROOT),
+               GRADIO_SERVER_PORT=address.rpartition(":")[2],
                GRADIO_TEMP_DIR=str(tmp_path / "gradio")))
+
+  def page():
+    assert process.poll() is None
+    try:
+      with urllib.request.urlopen(f"http://{address}/") as response:
+        return response.status == 200
+    except urllib.error.URLError:
+      return False
+
   try:
-    wait_for_page(address, process)
-    yield address
+    wait_until(page, 120)
+    yield f"http://{address}/"
   finally:
     process.kill()
     process.wait()
-
-
-def wait_for_page(address, process):
-  end = time.time() + 120
-  while True:
-    try:
-      urllib.request.urlopen(address).close()
-      return
-    except urllib.error.URLError:
-      assert time.time() < end and process.poll() is None
-      time.sleep(0.2)
 
 
 def test_draw(url):
