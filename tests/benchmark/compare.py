@@ -1,20 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Compares cnn_mnist.py with the tutorial's own program, PyTorch and JAX.
+"""Compares cnn_mnist.py with the tutorial's own program and PyTorch.
 
 This compares speed and memory, and the speed with the machine's limit:
 
   python tests/benchmark/compare.py --data_dir=MNIST-data [--tf1_python=PYTHON]
       [--tf2_python=PYTHON] [--tf216_python=PYTHON] [--torch_python=PYTHON]
-      [--jax_python=PYTHON] [--rounds=5] [--steps=250]
+      [--rounds=5] [--steps=250]
 
 PYTHON are the interpreters of environments with TensorFlow 1.15, with 2 up to
-2.15, with 2.16 or later (where the tutorial's program has no Estimator), with
-PyTorch, and with JAX, flax and optax. The programs run in turn, for several
-rounds, each in a process of its own. A rate is that from the first step in the
-program's log to the last. A ratio is the median of the ratios within the
-rounds; a range is that of all rounds. The limit is the speed of the fastest
-product of two large matrices in TensorFlow 2, in the program's precision,
-measured in each round.
+2.15, with 2.16 or later (where the tutorial's program has no Estimator), and
+with PyTorch. The programs run in turn, for several rounds, each in a process of
+its own. A rate is that from the first step in the program's log to the last. A
+ratio is the median of the ratios within the rounds; a range is that of all
+rounds. The limit is the speed of the fastest product of two large matrices in
+TensorFlow 2, in the program's precision, measured in each round.
 
 This repeats one of README's recipes in float32, in bfloat16 and with PyTorch,
 in turn, and shows the accuracy:
@@ -53,10 +52,10 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 TESTS = os.path.dirname(HERE)
 ROOT = os.path.dirname(TESTS)
 OURS = os.path.join(ROOT, "cnn_mnist.py")
-TUTORIAL, PYTORCH, FLAX, MATMUL = [os.path.join(HERE, name) for name in (
-    "tutorial.py", "pytorch_mnist.py", "flax_mnist.py", "matmul.py")]
+TUTORIAL, PYTORCH, MATMUL = [os.path.join(HERE, name) for name in (
+    "tutorial.py", "pytorch_mnist.py", "matmul.py")]
 PEERS = {"tf1": "tensorflow", "tf2": "tensorflow", "tf216": "tensorflow",
-         "torch": "torch", "jax": "jax"}
+         "torch": "torch"}
 BFLOAT16_FLAGS = {"float32": [], "bfloat16": ["--bfloat16"]}
 RECIPES = {  # README's. Each stage continues where the one before it ended.
     "97.3": ["--batch_size=64 --learning_rate=0.25 --train_steps=500"],
@@ -100,10 +99,6 @@ def list_programs(options):
       # NCHW and torch.compile are slower on each machine that was tried.
       add("PyTorch, channels last, " + precision, precision, PYTORCH,
           options.torch_python, "--channels_last", *BFLOAT16_FLAGS[precision])
-  if options.jax_python:
-    for precision in precisions():
-      add("JAX, flax, " + precision, precision, FLAX, options.jax_python,
-          "--dtype=" + precision)
   return programs
 
 

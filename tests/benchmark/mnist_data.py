@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Loads the tutorial's arrays of MNIST where there is no tf.contrib.
 
-It needs NumPy only, so that PyTorch and JAX can use it without TensorFlow.
+It needs NumPy only, so that PyTorch's program can use it without TensorFlow.
 """
 import gzip
 import os
