@@ -42,7 +42,7 @@ def models(pythons, digits_dir, make_once):
   return {name: make_once(name, make) for name in pythons}
 
 
-@pytest.mark.parametrize("writer,reader", itertools.permutations(NAMES, 2))
+@pytest.mark.parametrize("writer,reader", [*itertools.permutations(NAMES, 2)])
 def test_evaluate_and_continue(pythons, models, digits_dir, tmp_path, writer,
                                reader):
   model_dir, _, (accuracy, loss, _) = models[writer]
