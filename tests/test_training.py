@@ -117,7 +117,7 @@ def prepare(flags, monkeypatch):
 
 def test_flags_reach_the_estimator(prepare, flags):
   estimator, _, _ = prepare(seed=5, save_checkpoints_steps=30)
-  assert estimator.params == {"learning_rate": 0.05}
+  assert estimator.params["learning_rate"] == 0.05
   config = estimator.config
   assert config.model_dir == str(flags["model_dir"])
   assert config.tf_random_seed == 5 and config.save_checkpoints_steps == 30
