@@ -61,13 +61,32 @@ def test_flags_in_readme():
     assert rows[name] == {None: "none", False: "off"}.get(value, f"`{value}`")
 
 
+def test_files_in_development():
+  """Its table has each file of tests."""
+  cells = re.findall(r"(?m)^\| (`.*?test_\w+\.py`) \|",
+                     read("docs/development.md"))
+  names = re.findall(r"`([\w/]*test_\w+\.py)`", "".join(cells))
+  tests = ROOT / "tests"
+  assert sorted(names) == sorted(
+      str(path.relative_to(tests)) for path in tests.rglob("test_*.py"))
+
+
 def test_pins_of_the_inline_metadata():
   """Those of PEP 723 are those of requirements.txt, but TensorBoard's."""
   block = re.search(r"(?ms)^# /// script$\n(.*?)^# ///$", read(SCRIPT)).group(1)
   pins = [line for line in read("requirements.txt").splitlines()
           if line and not line.startswith(("#", "tensorboard", "setuptools"))]
   assert re.findall(r"'([^']*)',", block) == pins
-  assert '# requires-python = ">=3.7,<3.15"' in block.splitlines()
+
+
+def test_bounds_of_versions():
+  """README's install command and the script's own have the pins' bounds."""
+  python, = re.findall(r'(?m)^# requires-python = ">=3\.7,(<3\.\d+)"$',
+                       read(SCRIPT))
+  assert f'--python ">=3.9,{python}"' in read("README.md")
+  tensorflow, = re.findall(r"(?m)^tensorflow>=.*,(<[\d.]+);",
+                           read("requirements.txt"))
+  assert f"'tensorflow{tensorflow}'" in read(SCRIPT)
 
 
 def test_errors_in_troubleshooting():
@@ -87,7 +106,8 @@ def test_errors_in_troubleshooting():
 NOT_RUN = (
     "uv venv", "python3 -m venv",  # They made this environment.
     ".venv/bin/pip",  # It would change it.
-    ".venv/bin/python -m pytest", ".venv/bin/python tests/benchmark",
+    ".venv/bin/python -m pytest", ".venv-3.12/bin/python -m pytest",
+    ".venv/bin/python tests/benchmark",
     ".venv/bin/python tests/draw_pictures",  # They have tests of their own.
     ".venv/bin/jupyter",  # A server; test_notebook has a kernel.
     "TF_USE_LEGACY_KERAS",  # test_program_with_keras_2
@@ -104,7 +124,8 @@ def checkout(tmp_path_factory):
     pytest.skip("RUN_COMMANDS or MNIST_DIR is not set")
   directory = tmp_path_factory.mktemp("commands") / "cnn_mnist"
   shutil.copytree(str(ROOT), str(directory), ignore=shutil.ignore_patterns(
-      ".git", ".venv", ".bin", "__pycache__", "*_model", "digits"))
+      ".git", ".venv*", ".bin", "__pycache__", "*_model", "*_export", "digits",
+      "MNIST-data"))
   (directory / ".venv").symlink_to(sys.prefix)
   (directory / "MNIST-data").symlink_to(os.environ["MNIST_DIR"])
   return directory
