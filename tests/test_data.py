@@ -295,7 +295,8 @@ def check_complete(directory, digits_dir):
 @pytest.mark.parametrize("first", [
     "good", "404", "500", "wrong", "short", "stalled", "refused", "no DNS"])
 def test_download(server, digits_dir, tmp_path, monkeypatch, first):
-  monkeypatch.setattr(cnn_mnist, "STALL_SECS", 0.5)
+  if first == "stalled":
+    monkeypatch.setattr(cnn_mnist, "STALL_SECS", 0.5)
   first = {"refused": f"http://{free_addresses(1)[0]}/",
            "no DNS": "http://no-such-host.invalid/"}.get(first, first)
   server.set_mirrors(first, "good")
