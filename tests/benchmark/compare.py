@@ -1,34 +1,38 @@
-"""Measures cnn_mnist.py beside the tutorial's own program, PyTorch and JAX.
+# SPDX-License-Identifier: Apache-2.0
+"""Compares cnn_mnist.py with the tutorial's own program, PyTorch and JAX.
 
-The comparison: speed, memory, and how near to the limit of the machine.
+This compares speed and memory, and the speed with the machine's limit:
 
   python tests/benchmark/compare.py --data_dir=MNIST-data [--tf1_python=PYTHON]
       [--tf2_python=PYTHON] [--tf216_python=PYTHON] [--torch_python=PYTHON]
       [--jax_python=PYTHON] [--rounds=5] [--steps=250]
 
-PYTHON are interpreters of environments with TensorFlow 1.15, 2 up to 2.15, 2.16
-or later (for which the tutorial's program has no Estimator), PyTorch, and JAX
-with flax and optax. Each program is a process of its own, in
-turn, for several rounds. Rates are from its first step to its last, as its log
-shows them to who reads it; a ratio is the median of the ratios within the
-rounds; ranges are of all rounds. The limit is the fastest product of two large
-matrices in TensorFlow 2, in each round, in the program's precision.
+PYTHON are the interpreters of environments with TensorFlow 1.15, with 2 up to
+2.15, with 2.16 or later (where the tutorial's program has no Estimator), with
+PyTorch, and with JAX, flax and optax. The programs run in turn, for several
+rounds, each in a process of its own. A rate is that from the first step in the
+program's log to the last. A ratio is the median of the ratios within the
+rounds; a range is that of all rounds. The limit is the speed of the fastest
+product of two large matrices in TensorFlow 2, in the program's precision,
+measured in each round.
 
-The accuracy: a recipe of README, float32 and bfloat16 and PyTorch in turn.
+This repeats one of README's recipes in float32, in bfloat16 and with PyTorch,
+in turn, and shows the accuracy:
 
   python tests/benchmark/compare.py --data_dir=MNIST-data --tf2_python=PYTHON
       --accuracy=97.3 [--torch_python=PYTHON] [--runs=10]
 
-The curve of accuracy over time: of cnn_mnist.py with the flags after "--", or
-without any, of the tutorial's own program. Saving the checkpoints counts in the
-time, testing them does not. The plot shows the names of the directories. These
-two need cnn_mnist.py's requirements, and the plot needs matplotlib.
+This measures the curve of accuracy over time: of cnn_mnist.py with the flags
+after "--" or, if there are none, of the tutorial's own program. The time
+includes saving the checkpoints, but not testing them. The plot's legend has the
+names of the directories. Both commands need cnn_mnist.py's requirements, and
+the plot needs matplotlib too.
 
   python tests/benchmark/compare.py --data_dir=MNIST-data --tf2_python=PYTHON
       --measure_curve=DIR -- --train_steps=400 --save_checkpoints_steps=20
   python tests/benchmark/compare.py --plot=FILE.png DIR [DIR ...]
 
-Batches of 10 to 1,000, and data sets of 1, 4 and 10 times the size:
+This tries batches of 10 to 1,000 images, and 1, 4 and 10 times MNIST's images:
 
   python tests/benchmark/compare.py --data_dir=MNIST-data --scaling
 """
@@ -54,20 +58,20 @@ TUTORIAL, PYTORCH, FLAX, MATMUL = [os.path.join(HERE, name) for name in (
 PEERS = {"tf1": "tensorflow", "tf2": "tensorflow", "tf216": "tensorflow",
          "torch": "torch", "jax": "jax"}
 BFLOAT16_FLAGS = {"float32": [], "bfloat16": ["--bfloat16"]}
-RECIPES = {  # Of README. Each stage continues the one before.
-    "97.3": ["--batch_size=64 --learning_rate=0.2 --train_steps=550"],
+RECIPES = {  # README's. Each stage continues where the one before it ended.
+    "97.3": ["--batch_size=64 --learning_rate=0.25 --train_steps=500"],
     "99.2": ["--learning_rate=0.2 --train_steps=4000",
              "--learning_rate=0.02 --train_steps=5000"],
 }
 
-# Of one run, or of each round's: seconds to the first step, steps/s, peak MB.
+# Seconds to the first step, steps/s and peak MB: of a run, or of all rounds.
 Figures = collections.namedtuple("Figures", "start rate peak")
 
 
 # ---- Programs ----------------------------------------------------------------
 
 def command_of(program, python, data_dir, *flags):
-  """The command that runs a program, of which two save their checkpoints."""
+  """The command that runs a program; two of them save checkpoints."""
   if program in (OURS, TUTORIAL):
     flags = ("--model_dir=model",) + flags
   return [python, program, "--data_dir=" + data_dir] + list(flags)
@@ -106,7 +110,7 @@ def list_programs(options):
 def run(command, folder):
   """Runs a program in a folder.
 
-  Returns its log as a list of (time, line), of which the first has the time of
+  Returns its log as a list of (time, line), the first of which has the time of
   the start, and its peak memory in MB.
   """
   log = [(time.time(), "")]
@@ -142,19 +146,19 @@ def measure(command, steps):
 
 
 def cpuinfo():
-  """All that Linux says of the CPU."""
+  """All that Linux says about the CPU."""
   with open("/proc/cpuinfo") as f:
     return f.read()
 
 
 def precisions():
-  """The precisions in which the CPU is fast; not all with bfloat16 are."""
+  """The precisions in which this CPU is fast; bfloat16 is slow on some."""
   is_fast = re.search("(?s)amx_bf16|AuthenticAMD.*avx512_bf16", cpuinfo())
   return ["float32", "bfloat16"] if is_fast else ["float32"]
 
 
 def measure_limits(python):
-  """Returns {precision: GFLOP/s}, the fastest products in TensorFlow 2."""
+  """Returns {precision: GFLOP/s of the fastest product in TensorFlow 2}."""
   lines = subprocess.check_output(
       [python, MATMUL] + precisions(), stderr=subprocess.DEVNULL,
       universal_newlines=True).splitlines()
@@ -164,9 +168,9 @@ def measure_limits(python):
 def gflop_per_step():
   """Returns the billions of operations in a step of 100 images.
 
-  A multiplication and an addition are two. Each layer has three products of
-  the same size: forward, the gradient by its weights and that by its input,
-  which the first layer doesn't need.
+  A multiplication and an addition count as two. Each layer has three products
+  of the same size: its output, the gradient by its weights, and the gradient by
+  its input, which the first layer doesn't need.
   """
   conv1, *others = [28 * 28 * 32 * 5 * 5 * 1,  # output x inputs to each
                     14 * 14 * 64 * 5 * 5 * 32,
@@ -202,8 +206,8 @@ def print_programs(programs, figures, limits):
 
   Args:
     programs: {name: (precision, command)}.
-    figures: {name: Figures of tuples}, with an item for each round.
-    limits: {precision: list of GFLOP/s}, with an item for each round, or empty.
+    figures: {name: Figures of tuples}, which have an item for each round.
+    limits: {precision: list of GFLOP/s} with an item for each round, or empty.
   """
   print("\n| program | steps/s | of the tutorial's on TensorFlow 1 | of the "
         "limit | to the first step | peak memory |\n"
@@ -255,7 +259,7 @@ def repeat_recipe(options):
 
 
 def list_recipe_programs(options, stages):
-  """Returns {name: commands}, of which each continues the one before."""
+  """Returns {name: commands}; each command continues the one before."""
   programs = {}
   for precision in precisions():
     programs["cnn_mnist.py, " + precision] = [
@@ -265,8 +269,8 @@ def list_recipe_programs(options, stages):
         for stage in stages]
   if options.torch_python and len(stages) == 1:
     flags = re.findall(r"--(?:train_steps|learning_rate|batch_size)=\S+",
-                       stages[0])  # The only ones that PyTorch's program has.
-    # The faster layout: see the comparison.
+                       stages[0])  # PyTorch's program has no other flags.
+    # The faster layout, as in the comparison
     programs["PyTorch, channels last, " + precision] = [command_of(
         PYTORCH, options.torch_python, options.data_dir, "--channels_last",
         *(flags + BFLOAT16_FLAGS[precision]))]
@@ -278,8 +282,8 @@ def list_recipe_programs(options, stages):
 def measure_curve(options):
   """Trains, keeps all checkpoints, tests them, and writes DIR/curve.
 
-  That is an event file of "test_accuracy". It begins with the time at which the
-  process was started; the others are those at which checkpoints were complete.
+  That directory has an event file of "test_accuracy". Its first time is that at
+  which the process was started; the others are those of complete checkpoints.
   """
   folder = os.path.abspath(options.measure_curve)
   python = options.tf2_python or options.tf216_python or options.tf1_python
@@ -304,7 +308,7 @@ def measure_curve(options):
 
 
 def train_and_keep(command, folder):
-  """Trains in a new folder, with all checkpoints in it; returns the start."""
+  """Trains in a new folder and keeps all checkpoints; returns the start."""
   os.makedirs(os.path.join(folder, "checkpoints"))
   start, running = time.time(), True
   with open(os.path.join(folder, "log"), "w") as log:
@@ -344,7 +348,7 @@ def evaluate_checkpoints(folder, data_dir):
 
 
 def plot(options):
-  """Draws the curves that were measured in the directories."""
+  """Draws the curves of the directories."""
   from matplotlib import figure, ticker  # pylint: disable=g-import-not-at-top
   import tensorflow.compat.v1 as tf  # pylint: disable=g-import-not-at-top
   picture = figure.Figure(figsize=(8, 4.5), constrained_layout=True)
@@ -360,7 +364,7 @@ def plot(options):
   axes.xaxis.set_major_formatter("{x:g}")
   axes.xaxis.set_minor_locator(ticker.NullLocator())
   axes.set_xlabel("seconds since the command was entered")
-  axes.set_yscale("logit")  # It shows the way from 97 % to 99 % too.
+  axes.set_yscale("logit")  # Spreads what is near 100 %.
   ticks = [0.05, 0.1, 0.2, 0.5, 0.8, 0.9, 0.95, 0.973, 0.99]
   axes.set_yticks(ticks)
   axes.set_yticklabels(["%g %%" % (100 * tick) for tick in ticks])
@@ -384,7 +388,7 @@ def scale_batches(options):
 
 
 def scale_data(options):
-  """Prints the table of data set sizes: MNIST's training images, repeated."""
+  """Prints the table of data set sizes; MNIST's images are repeated."""
   import cnn_mnist  # pylint: disable=g-import-not-at-top
   import handwritten_digits  # pylint: disable=g-import-not-at-top
   import numpy as np  # pylint: disable=g-import-not-at-top
@@ -408,7 +412,7 @@ def scale_data(options):
 
 
 def interpreter(name):
-  """The path of an interpreter, which is valid in all directories."""
+  """The absolute path of an interpreter."""
   return os.path.abspath(shutil.which(name) or name)
 
 
@@ -424,7 +428,7 @@ def parse_flags():
   add("--steps", type=int, default=250)
   add("--accuracy", choices=sorted(RECIPES))
   add("--recipe_flags", action="append",
-      help="instead of the recipe's; once for each stage")
+      help="flags instead of the recipe's; once for each stage")
   add("--runs", type=int, default=10)
   add("--measure_curve", metavar="DIR")
   add("--plot", metavar="FILE")
@@ -452,7 +456,7 @@ def print_machine(options):
 
 
 def main():
-  """Prints what it runs on, and does what the flags ask for."""
+  """Prints the machine, and does what the flags ask for."""
   options = parse_flags()
   sys.path[:0] = [ROOT, TESTS]  # For cnn_mnist and handwritten_digits
   if options.plot:

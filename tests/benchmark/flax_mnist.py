@@ -1,6 +1,7 @@
+# SPDX-License-Identifier: Apache-2.0
 """The network of cnn_mnist.py in JAX, with flax.linen and optax.
 
-It logs as TensorFlow does, in lines that compare.py reads.
+Its log has the lines of TensorFlow's that compare.py reads.
 
   python tests/benchmark/flax_mnist.py --data_dir=MNIST-data [--dtype=bfloat16]
 """
@@ -65,14 +66,14 @@ def predict(state, images):
 
 def train(state, images, labels, steps):
   """Trains on batches that are drawn at random; returns the state."""
-  for step in range(-5, steps):  # Below 0, so compiling isn't in the rate.
+  for step in range(-5, steps):  # Those below 0 compile, and aren't timed.
     batch = np.random.randint(len(images), size=BATCH_SIZE)
     state, loss, logits = train_step(state, images[batch], labels[batch])
     if step % 50 == 0:
       print(jax.nn.softmax(logits))
       print("loss = %g, step = %d" % (loss, step + 1), flush=True)
   jax.block_until_ready(state)
-  # Nothing is saved; it is what TensorFlow says when a training ends.
+  # Nothing is saved: TensorFlow's log has this line when a training ends.
   print("Saving checkpoints for %d " % steps, flush=True)
   return state
 

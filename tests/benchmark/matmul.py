@@ -1,7 +1,9 @@
+# SPDX-License-Identifier: Apache-2.0
 """Measures the fastest product of two large matrices in TensorFlow 2.
 
-It is the limit of the machine: a step is at best as fast as its products. That
-of two bfloat16 matrices is the one that the rewriter of --bfloat16 makes too.
+This is the machine's limit: a step is at best as fast as its matrix products.
+With bfloat16, it is the same operation as the one that --bfloat16 puts into the
+graph.
 
   python tests/benchmark/matmul.py float32 bfloat16
 """

@@ -1,13 +1,14 @@
-"""Loads MNIST where there is no tf.contrib: the tutorial's arrays, from NumPy.
+# SPDX-License-Identifier: Apache-2.0
+"""Loads the tutorial's arrays of MNIST where there is no tf.contrib.
 
-Only NumPy is needed, so that PyTorch and JAX need no TensorFlow beside them.
+It needs NumPy only, so that PyTorch and JAX can use it without TensorFlow.
 """
 import gzip
 import os
 
 import numpy as np
 
-VALIDATION_SIZE = 5000  # The first of the training images, which are held out.
+VALIDATION_SIZE = 5000  # The first training images, which are held out.
 
 
 def load_mnist(data_dir):
@@ -25,12 +26,12 @@ def load_split(data_dir, name, first):
   images = read_idx(data_dir, name + "-images-idx3-ubyte.gz", 16)
   labels = read_idx(data_dir, name + "-labels-idx1-ubyte.gz", 8)
   images = images.reshape(-1, 784)[first:]
-  # In one expression, so that NumPy needs no second array for the product.
+  # In one expression, so that NumPy reuses the converted array for the product.
   return (images.astype(np.float32) * np.float32(1 / 255),
           labels[first:].astype(np.int32))
 
 
 def read_idx(data_dir, name, header_size):
-  """Returns the bytes behind the header of an IDX file: uint8 [size]."""
+  """Returns the bytes after the header of an IDX file: uint8 [size]."""
   with gzip.open(os.path.join(data_dir, name)) as f:
     return np.frombuffer(f.read(), np.uint8, offset=header_size)

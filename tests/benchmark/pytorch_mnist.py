@@ -1,6 +1,7 @@
+# SPDX-License-Identifier: Apache-2.0
 """The network of cnn_mnist.py in PyTorch, in the form of PyTorch's own example.
 
-It logs as TensorFlow does, in lines that compare.py reads.
+Its log has the lines of TensorFlow's that compare.py reads.
 
   python tests/benchmark/pytorch_mnist.py --data_dir=MNIST-data
       [--channels_last] [--bfloat16]
@@ -35,7 +36,7 @@ class Net(nn.Module):
 def make_tensors(args, data, labels):
   """Returns the images, float32 [N, 1, 28, 28], and the labels, int64 [N]."""
   images = torch.tensor(data)
-  if args.channels_last:  # With one channel, only the strides can tell.
+  if args.channels_last:  # With one channel, only the strides differ.
     images = images.view(-1, 28, 28, 1).permute(0, 3, 1, 2)
   else:
     images = images.view(-1, 1, 28, 28)
@@ -43,12 +44,12 @@ def make_tensors(args, data, labels):
 
 
 def autocast(args):
-  """Within it, products are in bfloat16 if the flag says so."""
+  """Returns a context in which --bfloat16 multiplies in bfloat16."""
   return torch.autocast("cpu", torch.bfloat16, enabled=args.bfloat16)
 
 
 def train(args, model, optimizer, images, labels):
-  """Trains on batches of the images, each of which comes once in an epoch."""
+  """Trains on batches of images; each image comes once in an epoch."""
   model.train()
   batches_per_epoch = len(images) // args.batch_size
   for step in range(args.train_steps):
@@ -64,7 +65,7 @@ def train(args, model, optimizer, images, labels):
     if step % 50 == 0:
       print(logits.softmax(1))
       print("loss = %g, step = %d" % (loss.item(), step + 1), flush=True)
-  # Nothing is saved; it is what TensorFlow says when a training ends.
+  # Nothing is saved: TensorFlow's log has this line when a training ends.
   print("Saving checkpoints for %d " % args.train_steps, flush=True)
 
 

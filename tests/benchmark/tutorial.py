@@ -1,9 +1,15 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright 2016 The TensorFlow Authors. All Rights Reserved.
+#
+# This follows tensorflow/examples/tutorials/layers/cnn_mnist.py of TensorFlow
+# 1.15. Changed: the flags, a loop over the two convolutions, the comments, and
+# the loader where TensorFlow 2 lacks the tutorial's.
 """The program of "A Guide to TF Layers": what cnn_mnist.py is compared with.
 
-It is the tutorial's own graph and loop, with all settings left at TensorFlow's
-defaults. It runs on TensorFlow 1.15, and on TensorFlow 2 up to 2.15 by the API
-of version 1; later ones have no Estimator for it. Of the flags, all defaults
-are the tutorial's.
+It has the tutorial's own graph and loop, and leaves all settings at
+TensorFlow's defaults. It runs on TensorFlow 1.15 and, through the API of
+version 1, on TensorFlow 2 up to 2.15; later versions have no Estimator. All
+flags default to what the tutorial does.
 
   python tests/benchmark/tutorial.py --data_dir=MNIST-data
 """
