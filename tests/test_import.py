@@ -168,19 +168,6 @@ def test_main_in_two_threads(flags, capsys, tmp_path):
     assert losses[0][0] == 1 and events(tmp_path / str(steps) / "eval")
 
 
-def test_stdout_without_flush(flags, monkeypatch):
-  """As some notebooks have it: the result is written all the same."""
-  class Stdout:
-    text = ""
-
-    def write(self, text):
-      self.text += text
-
-  monkeypatch.setattr(sys, "stdout", Stdout())
-  cnn_mnist.main(arguments_of(flags, train_steps=1))
-  assert parse_result(sys.stdout.text)[2] == 1
-
-
 # ---- A notebook --------------------------------------------------------------
 
 INTERRUPTED = """
