@@ -86,6 +86,7 @@ def test_main_leaves_nothing_behind(flags, picture, capsys, tmp_path, request):
   assert parse_result(capsys.readouterr().out.splitlines(True)[-1])[2] == 3
   with pytest.raises(cnn_mnist.UserError):
     cnn_mnist.main(arguments_of(flags, data_dir=tmp_path / "model"))
+  del flags["export_dir"]
   cnn_mnist.main(arguments_of(flags, predict=picture))
   request.getfixturevalue("nan_loss")
   with pytest.raises(tf.train.NanLossDuringTrainingError) as error:
