@@ -530,7 +530,7 @@ def read_picture(path):
   grey, alpha = np.moveaxis(np.asarray(image, np.float32) / 255, 2, 0)
   ink = remove_page(fill_transparent(grey, alpha))
   sides = np.concatenate((ink[0], ink[-1], ink[:, 0], ink[:, -1]))
-  full = np.percentile(ink, 99.9)  # Not the maximum, which noise exceeds
+  full = np.percentile(ink, 99.9)  # Of the pixels: noise has the maximum.
   # Up to 0.06 of white, or 8 times the sides' median, it is only noise.
   if full < max(0.06, 8 * np.median(sides)):
     raise no_digit
@@ -541,19 +541,19 @@ def read_picture(path):
 
 
 def open_picture(path):
-  """Opens it by Pillow, but without a limit if JPEG can be decoded small."""
+  """Opens it as Image.open does, but without a limit on JPEG's size."""
   with contextlib.suppress(SyntaxError):  # It is no JPEG.
     image = JpegImagePlugin.JpegImageFile(path)
-    if "progressive" not in image.info:  # Such ones take memory in full size.
+    if "progressive" not in image.info:  # Else it takes memory for its size.
       return image
   return Image.open(path, formats=("PNG", "JPEG", "GIF", "BMP"))
 
 
 def fill_transparent(grey, alpha):
-  """Puts back the page that was cut away from a PNG: white if ink is dark."""
-  # The ink is the tone farthest from those along the cut, which are less opaque
-  # on average. (The small numbers: for pictures without a cut, or of one tone.)
-  opaque = ndimage.uniform_filter(alpha, 3)
+  """Puts a page behind PNGs whose own was cut away: white if ink is dark."""
+  # The ink is the tone that is farthest from those along the cut. (The small
+  # numbers are for pictures that have no cut, or one tone.)
+  opaque = ndimage.uniform_filter(alpha, 3)  # Less than 1 along the cut
   cut = np.average(grey, weights=alpha * (1 - opaque) + 1e-5)
   ink = grey.flat[np.argmax(alpha * opaque * (np.abs(grey - cut) + 0.01))]
   return grey * alpha + (ink < 0.5) * (1 - alpha)
@@ -575,7 +575,8 @@ def is_ink_dark(grey):
       page, most = np.median(frame), even
     inner = inner[1:-1, 1:-1]
   contrast = small - page  # Squares let the ink's few large ones win.
-  return weigh_middle(contrast * np.abs(contrast)).sum() < 0
+  middle = np.outer(*map(np.hamming, small.shape))  # 1; at the sides 0.08
+  return (contrast * np.abs(contrast) * middle).sum() < 0
 
 
 def remove_page(grey):
@@ -589,23 +590,19 @@ def remove_page(grey):
   return (page - light) / ((page + 0.1) if dark else 1)
 
 
-def weigh_middle(values):
-  """Multiplies [h, w] by 1 in the middle, down to 0.08 at the sides."""
-  return values * np.outer(*[np.hamming(n) for n in values.shape])
-
-
 def find_lines(ink):
   """Returns the ink of ruled paper's lines; both float32 [h, w], 1 is full.
 
   At each pixel: the weakest ink on the best path through it, side to side.
   """
   ways = []
-  for turn in range(4):  # From each side to the opposite one
-    # From the top down: the weakest ink on the best path that ends at a pixel
+  for turn in range(4):  # With each side on top
+    # At each pixel: the weakest ink on the best path that comes from the top
     weakest = np.rot90(ink, turn).copy()
     for y in range(1, len(weakest)):
       before = weakest[y - 1]
-      if y % 3 == 0:  # A path may shift by one, or (9 is above all ink) begin.
+      if y % 3 == 0:  # Lines are oblique by 1 in 3 at most, and may begin at
+        # the other two sides: beyond those is 9, which is above all ink.
         before = ndimage.maximum_filter1d(before, 3, mode="constant", cval=9)
       weakest[y] = np.minimum(weakest[y], before)
     ways.append(np.rot90(weakest, -turn))
@@ -619,12 +616,14 @@ def keep_digit(ink):
   # ink that is up to four pixels apart, of 256 at most, is in one part.
   strong = ndimage.binary_propagation(ink > 1 / 2, mask=ink > 1 / 4)
   parts, count = ndimage.label(ndimage.binary_dilation(strong, iterations=2))
+  middle = np.outer(*map(np.hamming, ink.shape))  # 1; at the sides 0.08
   weights, central = [ndimage.sum(amount, parts, range(1, count + 1))
-                      for amount in (ink, weigh_middle(ink))]
+                      for amount in (ink, ink * middle)]
   boxes = ndimage.find_objects(parts)
   digit = boxes[np.argmax(central)]  # Or most of it
   weights *= [not is_line(box, digit) for box in boxes]
-  cut = [box for box in boxes if any(  # A pen that lies there, or the digit
+  # What the picture's sides cut off is a pen that lies there, or the digit.
+  cut = [box for box in boxes if any(
       side.start == 0 or side.stop == n for side, n in zip(box, ink.shape))]
   weights *= [digit in cut or box not in cut for box in boxes]
   # Specks have less than an eighth of the heaviest part's ink.
@@ -634,7 +633,7 @@ def keep_digit(ink):
 
 
 def is_line(box, digit):
-  """Tells a form's lines, a frame's too: longer than the digit and past it."""
+  """Tells a form's or frame's line: longer than the digit, past both ends."""
   size = max(side.stop - side.start for side in digit)
   return any(a.start < b.start and a.stop > max(b.stop, a.start + size)
              for a, b in zip(box, digit))
@@ -647,7 +646,7 @@ def center(ink):
   """
   height, width = [max(1, round(20 * n / max(ink.shape))) for n in ink.shape]
   box = np.asarray(Image.fromarray(ink).resize((width, height), Image.BILINEAR))
-  top, left = [int(np.clip(round(14 - middle), 0, 28 - n)) for middle, n in
+  top, left = [int(np.clip(round(14 - mass), 0, 28 - n)) for mass, n in
                zip(ndimage.center_of_mass(box), box.shape)]
   # Shrinking made thin strokes faint; in MNIST, 3 % of the box is full white.
   # (Two dots fill less, so that the percentile is 0.)
