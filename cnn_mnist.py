@@ -30,7 +30,6 @@ import logging
 import math
 import os
 import pathlib
-import platform
 import re
 import signal
 import sys
@@ -47,7 +46,7 @@ import zlib
 HAS_GPU = os.path.exists("/dev/nvidiactl") or os.path.exists("/dev/dxg")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1" if HAS_GPU else "3")
 # TensorFlow 2 leaves oneDNN's faster kernels off on x86 CPUs without AVX-512.
-if platform.machine() == "x86_64":
+if os.uname().machine == "x86_64":
   os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
 # The command that installs packages. Environments that uv makes have no pip.
@@ -276,16 +275,10 @@ def set_up_tensorflow():
   # Hide the configuration (half a page) and what says nothing to a user.
   handler.addFilter(lambda record: record.levelno != logging.INFO or not (
       record.getMessage().startswith((
-          "Using config",
-          "Calling model_fn",
-          "Done calling model_fn",
-          "Calling checkpoint listeners",
-          "Create CheckpointSaverHook",
-          "Graph was finalized",
-          "Running local_init_op",
-          "Done running local_init_op",
-          "Signatures INCLUDED",
-          "global_step/sec"))))
+          "Using config", "global_step/sec", "Create CheckpointSaverHook",
+          "Calling model_fn", "Done calling model_fn", "Graph was finalized",
+          "Running local_init_op", "Done running local_init_op",
+          "Calling checkpoint listeners", "Signatures INCLUDED"))))
   logger = tf.get_logger()
   logger.handlers = [handler]  # In place of TensorFlow's, or an earlier call's
   logger.propagate = False
@@ -610,8 +603,8 @@ def read_picture(path):
       image = ImageOps.exif_transpose(image.convert("LA"))
       image.thumbnail((256, 256), Image.BOX)  # Averages the noise as well.
   except Exception as e:  # Pillow raises many kinds on damaged files.
-    reason = " ".join((getattr(e, "strerror", 0) or str(e) or repr(e)).split())
-    raise UserError(f"--predict: {path} can't be read as a picture: {reason}")
+    raise UserError(
+        f"--predict: {path} can't be read as a picture: {reason(e)}")
   no_digit = UserError(f"--predict: {path} shows no digit")
   grey, alpha = np.moveaxis(np.asarray(image, np.float32) / 255, 2, 0)
   ink = remove_page(fill_transparent(grey, alpha))
@@ -669,7 +662,8 @@ def remove_page(grey):
   """Takes float32 [h, w] in [0, 1]; returns the contrast to the page, >= 0."""
   dark = is_ink_dark(grey)
   # Closing fills what is narrower than half the longer side: the page is left.
-  light, width = (grey if dark else -grey), max(grey.shape) // 2 + 1
+  light = grey if dark else -grey
+  width = max(grey.shape) // 2 + 1
   page = ndimage.grey_closing(np.pad(light, width, "edge"), width)
   page = page[width:-width, width:-width]
   # Dark ink takes a share of the page's light. (0.1 is for pages near black.)
@@ -706,7 +700,7 @@ def keep_digit(ink):
   weights, central = [ndimage.sum(amount, parts, range(1, count + 1))
                       for amount in (ink, ink * middle)]
   boxes = ndimage.find_objects(parts)
-  digit = boxes[np.argmax(central)]  # Or most of it
+  digit = boxes[np.argmax(central)]  # Its main part, if it has several
   weights *= [not is_line(box, digit) for box in boxes]
   # What the picture's sides cut off is a pen that lies there, or the digit.
   cut = [box for box in boxes if any(
