@@ -27,9 +27,9 @@ import hashlib
 import http.client
 import importlib.util
 import logging
+import math
 import os
 import pathlib
-import platform
 import re
 import signal
 import sys
@@ -46,7 +46,7 @@ import zlib
 HAS_GPU = os.path.exists("/dev/nvidiactl") or os.path.exists("/dev/dxg")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1" if HAS_GPU else "3")
 # TensorFlow 2 leaves oneDNN's faster kernels off on x86 CPUs without AVX-512.
-if platform.machine() == "x86_64":
+if os.uname().machine == "x86_64":
   os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
 # The command that installs packages. Environments that uv makes have no pip.
@@ -54,7 +54,7 @@ INSTALL = (f'"{sys.executable}" -m pip install' if importlib.util.find_spec(
     "pip") else f'uv pip install --python "{sys.executable}"')
 try:
   import numpy as np
-  from PIL import Image, ImageOps
+  from PIL import Image, ImageOps, JpegImagePlugin
   from scipy import ndimage
   import tensorflow.compat.v1 as tf  # complete_tensorflow() adds to it.
 except ModuleNotFoundError as e:
@@ -275,16 +275,10 @@ def set_up_tensorflow():
   # Hide the configuration (half a page) and what says nothing to a user.
   handler.addFilter(lambda record: record.levelno != logging.INFO or not (
       record.getMessage().startswith((
-          "Using config",
-          "Calling model_fn",
-          "Done calling model_fn",
-          "Calling checkpoint listeners",
-          "Create CheckpointSaverHook",
-          "Graph was finalized",
-          "Running local_init_op",
-          "Done running local_init_op",
-          "Signatures INCLUDED",
-          "global_step/sec"))))
+          "Using config", "global_step/sec", "Create CheckpointSaverHook",
+          "Calling model_fn", "Done calling model_fn", "Graph was finalized",
+          "Running local_init_op", "Done running local_init_op",
+          "Calling checkpoint listeners", "Signatures INCLUDED"))))
   logger = tf.get_logger()
   logger.handlers = [handler]  # In place of TensorFlow's, or an earlier call's
   logger.propagate = False
@@ -602,51 +596,78 @@ def read_picture(path):
   Returns float32 [28, 28] in [0, 1], light on dark; or raises UserError.
   """
   try:
-    with Image.open(path, formats=("PNG", "JPEG", "GIF", "BMP")) as image:
+    with open_picture(path) as image:
       image.draft(None, (512, 512))  # JPEG is decoded at less than full size.
       if image.mode.startswith("I"):  # 16 bits: convert would clip at 255.
         image = Image.fromarray(np.uint8(np.asarray(image) // 257))
-      image = ImageOps.exif_transpose(image.convert("RGBA").convert("LA"))
+      image = ImageOps.exif_transpose(image.convert("LA"))
       image.thumbnail((256, 256), Image.BOX)  # Averages the noise as well.
   except Exception as e:  # Pillow raises many kinds on damaged files.
-    reason = " ".join((getattr(e, "strerror", 0) or str(e) or repr(e)).split())
-    raise UserError(f"--predict: {path} can't be read as a picture: {reason}")
+    raise UserError(
+        f"--predict: {path} can't be read as a picture: {reason(e)}")
+  no_digit = UserError(f"--predict: {path} shows no digit")
   grey, alpha = np.moveaxis(np.asarray(image, np.float32) / 255, 2, 0)
-  # Put a page behind: white if the tone farthest from the opaque rim is dark.
-  opaque = ndimage.uniform_filter(alpha, 3)
-  rim = np.average(grey, weights=(alpha + 1e-9) * (1.001 - opaque))
-  tone = grey.flat[np.argmax(alpha * opaque * (np.abs(grey - rim) + 0.01))]
-  ink = remove_page(grey * alpha + (tone < 0.5) * (1 - alpha))
+  ink = remove_page(fill_transparent(grey, alpha))
   sides = np.concatenate((ink[0], ink[-1], ink[:, 0], ink[:, -1]))
-  full = np.percentile(ink, 99.9)  # Not the maximum, which noise exceeds
+  full = np.percentile(ink, 99.9)  # Of the pixels: noise has the maximum.
   # Up to 0.06 of white, or 8 times the sides' median, it is only noise.
-  if full >= max(0.06, 8 * np.median(sides)):
-    ink = ink / full - find_lines(ink / full)
-    if ink.max() > 1 / 2:
-      return center(keep_digit(ink))
-  raise UserError(f"--predict: {path} shows no digit")
+  if full < max(0.06, 8 * np.median(sides)):
+    raise no_digit
+  ink = ink / full - find_lines(ink / full)
+  if ink.max() <= 1 / 2:
+    raise no_digit
+  return center(keep_digit(ink))
+
+
+def open_picture(path):
+  """Opens it as Image.open does, but without a limit on JPEG's size."""
+  with contextlib.suppress(SyntaxError):  # It is no JPEG.
+    image = JpegImagePlugin.JpegImageFile(path)
+    if "progressive" not in image.info:  # Else it takes memory for its size.
+      return image
+  return Image.open(path, formats=("PNG", "JPEG", "GIF", "BMP"))
+
+
+def fill_transparent(grey, alpha):
+  """Puts a page behind PNGs whose own was cut away: white if ink is dark."""
+  # The ink is the tone that is farthest from those along the cut. (The small
+  # numbers are for pictures that have no cut, or one tone.)
+  opaque = ndimage.uniform_filter(alpha, 3)  # Less than 1 along the cut
+  cut = np.average(grey, weights=alpha * (1 - opaque) + 1e-5)
+  ink = grey.flat[np.argmax(alpha * opaque * (np.abs(grey - cut) + 0.01))]
+  return grey * alpha + (ink < 0.5) * (1 - alpha)
+
+
+def is_ink_dark(grey):
+  """Tells dark ink on a light page from light ink on a dark page."""
+  step = math.ceil(max(grey.shape) / 48)  # To a grid of at most 48x48
+  small = inner = ndimage.uniform_filter(grey, step)[::step, ::step]
+  # The page is the evenest frame, a pixel wide, of the outer quarter: most of
+  # it is within a tenth of all tones' range. If none has 85 %, as in a shadow,
+  # the page is the median over two fifths of the longer side, at each pixel.
+  page = ndimage.median_filter(small, max(small.shape) // 5 * 2 + 1)
+  most = 0.85
+  for _ in range(math.ceil(min(small.shape) / 4)):
+    frame = np.concatenate((inner[0], inner[-1], inner[:, 0], inner[:, -1]))
+    even = np.mean(np.abs(frame - np.median(frame)) < np.ptp(small) / 10)
+    if even >= most:  # Of equals, the innermost: a sheet's, not the desk's
+      page, most = np.median(frame), even
+    inner = inner[1:-1, 1:-1]
+  contrast = small - page  # Squares let the ink's few large ones win.
+  middle = np.outer(*map(np.hamming, small.shape))  # 1; at the sides 0.08
+  return (contrast * np.abs(contrast) * middle).sum() < 0
 
 
 def remove_page(grey):
   """Takes float32 [h, w] in [0, 1]; returns the contrast to the page, >= 0."""
-  # Is the ink dark? On a grid of at most 48x48, the page is the median over two
-  # fifths of the longer side. Squares let the ink's few large contrasts win.
-  step = -(-max(grey.shape) // 48)
-  small = ndimage.uniform_filter(grey, step)[::step, ::step]
-  contrast = small - ndimage.median_filter(
-      small, max(small.shape) // 5 * 2 + 1, mode="nearest")
-  dark = weigh_middle(contrast * np.abs(contrast)).sum() < 0
+  dark = is_ink_dark(grey)
   # Closing fills what is narrower than half the longer side: the page is left.
-  tone, width = (grey if dark else -grey), max(grey.shape) // 2 + 1
-  page = ndimage.grey_closing(np.pad(tone, width, "edge"), width)
+  light = grey if dark else -grey
+  width = max(grey.shape) // 2 + 1
+  page = ndimage.grey_closing(np.pad(light, width, "edge"), width)
   page = page[width:-width, width:-width]
   # Dark ink takes a share of the page's light. (0.1 is for pages near black.)
-  return (page - tone) / ((page + 0.1) if dark else 1)
-
-
-def weigh_middle(values):
-  """Multiplies [h, w] by 1 in the middle, down to about 0.08 at the sides."""
-  return values * np.outer(*[np.hamming(n + 2)[1:-1] for n in values.shape])
+  return (page - light) / ((page + 0.1) if dark else 1)
 
 
 def find_lines(ink):
@@ -654,16 +675,18 @@ def find_lines(ink):
 
   At each pixel: the weakest ink on the best path through it, side to side.
   """
-  paths = []
-  for turn in range(4):  # From each side to the opposite one
-    path = np.rot90(ink, turn).copy()
-    for y in range(1, len(path)):
-      before = path[y - 1]
-      if y % 3 == 0:  # A path may shift by one, or (9 is above all ink) begin.
+  ways = []
+  for turn in range(4):  # With each side on top
+    # At each pixel: the weakest ink on the best path that comes from the top
+    weakest = np.rot90(ink, turn).copy()
+    for y in range(1, len(weakest)):
+      before = weakest[y - 1]
+      if y % 3 == 0:  # Lines are oblique by 1 in 3 at most, and may begin at
+        # the other two sides: beyond those is 9, which is above all ink.
         before = ndimage.maximum_filter1d(before, 3, mode="constant", cval=9)
-      path[y] = np.minimum(path[y], before)
-    paths.append(np.rot90(path, -turn))
-  lines = np.maximum(np.minimum(*paths[::2]), np.minimum(*paths[1::2]))
+      weakest[y] = np.minimum(weakest[y], before)
+    ways.append(np.rot90(weakest, -turn))
+  lines = np.maximum(np.minimum(*ways[::2]), np.minimum(*ways[1::2]))
   return lines * (lines.max() < 0.75)  # Of full ink: above it may be a digit's.
 
 
@@ -673,18 +696,27 @@ def keep_digit(ink):
   # ink that is up to four pixels apart, of 256 at most, is in one part.
   strong = ndimage.binary_propagation(ink > 1 / 2, mask=ink > 1 / 4)
   parts, count = ndimage.label(ndimage.binary_dilation(strong, iterations=2))
-  weights, middle = [ndimage.sum(amount, parts, range(1, count + 1))
-                     for amount in (ink, weigh_middle(ink))]
+  middle = np.outer(*map(np.hamming, ink.shape))  # 1; at the sides 0.08
+  weights, central = [ndimage.sum(amount, parts, range(1, count + 1))
+                      for amount in (ink, ink * middle)]
   boxes = ndimage.find_objects(parts)
-  digit = boxes[np.argmax(middle)]  # Or most of it
-  size = max(side.stop - side.start for side in digit)
-  # A form's lines, a frame's too, are longer than the digit and run past it at
-  # both ends. Specks have less than an eighth of the heaviest part's ink.
-  weights *= [not any(a.start < b.start and a.stop > max(b.stop, a.start + size)
-                      for a, b in zip(box, digit)) for box in boxes]
+  digit = boxes[np.argmax(central)]  # Its main part, if it has several
+  weights *= [not is_line(box, digit) for box in boxes]
+  # What the picture's sides cut off is a pen that lies there, or the digit.
+  cut = [box for box in boxes if any(
+      side.start == 0 or side.stop == n for side, n in zip(box, ink.shape))]
+  weights *= [digit in cut or box not in cut for box in boxes]
+  # Specks have less than an eighth of the heaviest part's ink.
   kept = np.flatnonzero(weights > weights.max() / 8) + 1
   ink = np.clip(ink, 0, 1) * np.isin(parts, kept)
   return ink[ndimage.find_objects((ink > 0.01).astype(int))[0]]
+
+
+def is_line(box, digit):
+  """Tells a form's or frame's line: longer than the digit, past both ends."""
+  size = max(side.stop - side.start for side in digit)
+  return any(a.start < b.start and a.stop > max(b.stop, a.start + size)
+             for a, b in zip(box, digit))
 
 
 def center(ink):
@@ -694,7 +726,7 @@ def center(ink):
   """
   height, width = [max(1, round(20 * n / max(ink.shape))) for n in ink.shape]
   box = np.asarray(Image.fromarray(ink).resize((width, height), Image.BILINEAR))
-  top, left = [int(np.clip(round(14 - middle), 0, 28 - n)) for middle, n in
+  top, left = [int(np.clip(round(14 - mass), 0, 28 - n)) for mass, n in
                zip(ndimage.center_of_mass(box), box.shape)]
   # Shrinking made thin strokes faint; in MNIST, 3 % of the box is full white.
   # (Two dots fill less, so that the percentile is 0.)

@@ -30,7 +30,7 @@ import drawing  # noqa: E402
 CELL, GAP, LEFT, TOP = 140, 14, 150, 92  # GitHub shows half of these pixels.
 # The kinds that are drawn, and seeds with which they make a good example
 COLUMNS = {"plain paper": 29, "soft shadow": 29, "sharp shadow": 39,
-           "ruled paper": 20, "squared paper": 30, "chalk": 6,
+           "ruled paper": 20, "broad strokes": 30, "chalk": 6,
            "chalk in a shadow": 29, "transparent page": 14, "in a box": 24,
            "on a desk": 24}
 

@@ -81,6 +81,21 @@ def enlarge(digit):
   return digit.resize((140, 140), Image.LANCZOS)
 
 
+def broaden(digit):
+  """Draws the digit as large as the picture, with strokes of a fifth of it.
+
+  They cover more of it than the page does. It is a little wider than it was.
+  """
+  digit = digit.crop(digit.getbbox())
+  width = min(220, round(220 * 1.2 * digit.width / digit.height))
+  digit = digit.resize((width, 220), Image.BICUBIC).point(
+      lambda value: 255 * (value > 190))
+  broad = ImageOps.expand(digit, 26).filter(ImageFilter.MaxFilter(33))
+  picture = Image.new("L", (280, 280))
+  picture.paste(broad, (140 - broad.width // 2, 140 - broad.height // 2))
+  return picture
+
+
 def cut_out(picture, grey):
   """Draws strokes of one grey, opaque where the picture is light."""
   return Image.merge("LA", [Image.new("L", picture.size, grey), picture])
@@ -112,6 +127,15 @@ def draw_frame(picture, thick, margin, sides="left top right bottom",
   for side in sides.split():
     ImageDraw.Draw(lines).rectangle(ends[side], fill=255)
   return ImageChops.subtract(picture, lines.rotate(degrees, Image.BICUBIC))
+
+
+def lay_pen(picture):
+  """Lays a pen from near the digit to a corner of a grey picture, and on."""
+  picture = picture.copy()
+  width, height = picture.size
+  ImageDraw.Draw(picture).line(
+      (width * 0.82, height * 0.82, width * 1.1, height * 1.1), 40, width // 16)
+  return picture
 
 
 def lay_on_desk(picture, share, desk, degrees=0):
@@ -187,7 +211,7 @@ def on_page(**options):
 
 
 def on_sheet(change, *args, **options):
-  """Returns a maker of sheets that draw_frame or lay_on_desk changes."""
+  """Returns a maker of sheets that a function of this file changes."""
   return lambda digit, rng: change(put_on_sheet(digit), *args, **options)
 
 
@@ -203,6 +227,8 @@ DRAWINGS = {
     "enlarged": lambda digit, rng: ImageOps.invert(enlarge(digit)),
     "anywhere on a page": lambda digit, rng: ImageOps.invert(
         put_on_page(digit, rng, smallest=40)),
+    "broad strokes": lambda digit, rng: ImageOps.invert(broaden(digit)),
+    "broad strokes, light on dark": lambda digit, rng: broaden(digit),
 }
 TRANSPARENT = {
     "dark, cut out": lambda digit, rng: cut_out(enlarge(digit), 20),
@@ -229,6 +255,7 @@ SHEETS = {
     "line below": on_sheet(draw_frame, 3, 15, "bottom"),
     "line beside": on_sheet(draw_frame, 3, 15, "left"),
     "line above": on_sheet(draw_frame, 8, 10, "top", degrees=4),
+    "pen that lies there": on_sheet(lay_pen),
     "dark desk": on_sheet(lay_on_desk, 0.75, 50),
     "dark desk, turned by 6 degrees": on_sheet(lay_on_desk, 0.75, 50, 6),
     "dark desk, turned by 12 degrees": on_sheet(lay_on_desk, 0.75, 50, 12),

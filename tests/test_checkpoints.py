@@ -171,14 +171,6 @@ def test_no_whole_checkpoint(flags, saved, left):
 
 # ---- Permissions and file systems --------------------------------------------
 
-def test_model_dir_is_a_file(flags):
-  flags["model_dir"].write_text("not a directory")
-  result = run_here(flags)
-  result.check_error(flags["model_dir"])
-  assert "At step" not in result.stderr
-  assert flags["model_dir"].read_text() == "not a directory"
-
-
 def test_model_dir_not_writable(flags):
   path = flags["model_dir"]
   path.mkdir()

@@ -4,7 +4,6 @@ import gzip
 import hashlib
 import http.server
 import os
-import random
 import struct
 import subprocess
 import sys
@@ -65,10 +64,7 @@ def test_bit_identical_to_the_tutorials_loader(mnist_dir, tmp_path):
 def test_handwritten_digits(digits_dir):
   images, labels = load_digits()
   assert images.shape == (1797, 28, 28) and labels.shape == (1797,)
-  # Each is in a box of 20x20, with its centre of mass in the middle.
-  for image in images:
-    rows, columns = np.where(image)
-    assert np.ptp(rows) < 20 and np.ptp(columns) < 20
+  for image in images:  # The centre of mass is in the middle.
     for index in np.indices(image.shape):
       assert abs(np.average(index, weights=image) - 14) < 0.51
   parts = slice(119, 1437), slice(1437, None)
@@ -199,39 +195,25 @@ def test_unreadable_file(flags, data_dir):
       data_dir / TEST_LABELS, "Permission denied")
 
 
-@pytest.mark.parametrize("count", [
-    1200, pytest.param(12000, marks=pytest.mark.slow)])
-def test_random_damage(tmp_path, count):
-  """An array that is right, or UserError."""
-  path = tmp_path / "f"
-  write_idx(path, load_digits()[0][:6])
-  packed = path.read_bytes()
-  rng = random.Random(0)
-  outcomes = {"array": 0, "error": 0}
-  for i in range(count):
-    data = bytearray(packed if i % 2 else gzip.decompress(packed))
-    for _ in range(rng.choice([1, 1, 2, 10])):
-      # Half of the changes hit a header, either one's.
-      at = rng.randrange(rng.choice([24, len(data) + 1]))
-      # Some bytes, or all the rest, become none, others, or the largest.
-      end = rng.choice([at, at + rng.randrange(1, 9), len(data)])
-      data[at:end] = rng.choice([
-          b"", b"\xff\xff\xff\xff",
-          bytes(rng.randrange(256) for _ in range(rng.randrange(1, 9)))])
-    path.write_bytes(data)
+@pytest.mark.parametrize("packed", [False, True])
+def test_damage_at_any_byte(data_dir, packed):
+  """A file that is cut off is an error; so is a changed byte, or it is read."""
+  path = data_dir / TEST_LABELS
+  unpack = gzip.decompress if packed else bytes
+  content = path.read_bytes() if packed else gzip.decompress(path.read_bytes())
+  for i in range(len(content)):
+    path.write_bytes(content[:i])
+    with pytest.raises(cnn_mnist.UserError) as error:
+      cnn_mnist.read_idx(path, ())
+    assert str(path) in str(error.value)
+    changed = content[:i] + bytes([content[i] ^ 255]) + content[i + 1:]
+    path.write_bytes(changed)
     try:
-      array = cnn_mnist.read_idx(path, (28, 28))
+      labels = cnn_mnist.read_idx(path, ())
     except cnn_mnist.UserError as e:
       assert str(path) in str(e)
-      outcomes["error"] += 1
     else:
-      assert array.dtype == np.uint8 and array.shape[1:] == (28, 28)
-      content = bytes(data)
-      if content.startswith(b"\x1f\x8b"):
-        content = gzip.decompress(content)
-      assert array.tobytes() == content[16:]
-      outcomes["array"] += 1
-  assert min(outcomes.values()) > count / 120  # Both were really tried.
+      assert labels.tobytes() == unpack(changed)[8:]
 
 
 # ---- The download ------------------------------------------------------------
@@ -295,7 +277,8 @@ def check_complete(directory, digits_dir):
 @pytest.mark.parametrize("first", [
     "good", "404", "500", "wrong", "short", "stalled", "refused", "no DNS"])
 def test_download(server, digits_dir, tmp_path, monkeypatch, first):
-  monkeypatch.setattr(cnn_mnist, "STALL_SECS", 0.5)
+  if first == "stalled":
+    monkeypatch.setattr(cnn_mnist, "STALL_SECS", 0.5)
   first = {"refused": f"http://{free_addresses(1)[0]}/",
            "no DNS": "http://no-such-host.invalid/"}.get(first, first)
   server.set_mirrors(first, "good")

@@ -111,7 +111,8 @@ def test_variables_of_tensorflow(monkeypatch, variable, value, machine, device,
                                  expected):
   """Run or imported, it sets defaults before it imports TensorFlow."""
   exists = os.path.exists
-  monkeypatch.setattr("platform.machine", lambda: machine)
+  uname = os.uname_result([*os.uname()[:4], machine])
+  monkeypatch.setattr("os.uname", lambda: uname)
   monkeypatch.setattr("os.path.exists", lambda path: (
       path == device if str(path).startswith("/dev/") else exists(path)))
   monkeypatch.setitem(sys.modules, "tensorflow", None)  # It ends at its import.

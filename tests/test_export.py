@@ -22,7 +22,7 @@ def test_exported_outputs(trained_copy, digits_dir, tmp_path):
     signature = meta.signature_def["serving_default"]
     assert set(signature.inputs) == {"x"}
     x = signature.inputs["x"]
-    assert x.dtype == tf.float32.as_datatype_enum
+    assert (x.name, x.dtype) == ("x:0", tf.float32.as_datatype_enum)
     assert [d.size for d in x.tensor_shape.dim] == [-1, 28, 28]
     assert set(signature.outputs) == {"classes", "probabilities"}
     for count in (1, 128):  # The batch size is free.

@@ -3,6 +3,7 @@
 And what people change first in the network, the data and the hooks.
 """
 import functools
+import gzip
 import pathlib
 import re
 
@@ -236,7 +237,7 @@ def test_not_enough_memory(flags, monkeypatch):
     raise MemoryError("Unable to allocate 9 GiB")
 
   with monkeypatch.context() as patch:
-    patch.setattr(np, "multiply", fail)
+    patch.setattr(gzip, "decompress", fail)
     result = run_here(flags)
   result.check_error("Unable to allocate 9 GiB", "fewer images")
 
