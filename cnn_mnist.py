@@ -630,9 +630,9 @@ def open_picture(path):
 
 def fill_transparent(grey, alpha):
   """Puts a page behind PNGs whose own was cut away: white if ink is dark."""
-  # The ink is the tone that is farthest from those along the cut. (The small
-  # numbers are for pictures that have no cut, or one tone.)
-  opaque = ndimage.uniform_filter(alpha, 3)  # Less than 1 along the cut
+  # The ink is farthest from the tones along the cut, where opaque is below 1.
+  # (The small numbers are for pictures that have no cut, or one tone.)
+  opaque = ndimage.uniform_filter(alpha, 3)
   cut = np.average(grey, weights=alpha * (1 - opaque) + 1e-5)
   ink = grey.flat[np.argmax(alpha * opaque * (np.abs(grey - cut) + 0.01))]
   return grey * alpha + (ink < 0.5) * (1 - alpha)
@@ -653,9 +653,9 @@ def is_ink_dark(grey):
     if even >= most:  # Of equals, the innermost: a sheet's, not the desk's
       page, most = np.median(frame), even
     inner = inner[1:-1, 1:-1]
-  contrast = small - page  # Squares let the ink's few large ones win.
-  middle = np.outer(*map(np.hamming, small.shape))  # 1; at the sides 0.08
-  return (contrast * np.abs(contrast) * middle).sum() < 0
+  # Squares let the ink's few large contrasts win (9 of 755 people's pictures).
+  vote = (small - page) * np.abs(small - page)
+  return (vote * np.outer(*map(np.hamming, vote.shape))).sum() < 0
 
 
 def remove_page(grey):
@@ -677,12 +677,11 @@ def find_lines(ink):
   """
   ways = []
   for turn in range(4):  # With each side on top
-    # At each pixel: the weakest ink on the best path that comes from the top
+    # The weakest ink on the best path from the top, oblique by 1 in 3 at most
     weakest = np.rot90(ink, turn).copy()
     for y in range(1, len(weakest)):
       before = weakest[y - 1]
-      if y % 3 == 0:  # Lines are oblique by 1 in 3 at most, and may begin at
-        # the other two sides: beyond those is 9, which is above all ink.
+      if y % 3 == 0:  # A path may shift by one, or (9 is above all ink) begin.
         before = ndimage.maximum_filter1d(before, 3, mode="constant", cval=9)
       weakest[y] = np.minimum(weakest[y], before)
     ways.append(np.rot90(weakest, -turn))
@@ -692,11 +691,11 @@ def find_lines(ink):
 
 def keep_digit(ink):
   """Takes float32 [h, w], 1 is full ink; returns the digit alone, cropped."""
-  # Weak ink counts where it joins on to strong ink. The digit may be in parts;
-  # ink that is up to four pixels apart, of 256 at most, is in one part.
+  # Weak ink counts where it joins on to strong ink. Ink up to four pixels apart
+  # is in one part; without that, 17 more of 755 people's digits are wrong.
   strong = ndimage.binary_propagation(ink > 1 / 2, mask=ink > 1 / 4)
   parts, count = ndimage.label(ndimage.binary_dilation(strong, iterations=2))
-  middle = np.outer(*map(np.hamming, ink.shape))  # 1; at the sides 0.08
+  middle = np.outer(*map(np.hamming, ink.shape))  # 1, and 0.08 at the sides
   weights, central = [ndimage.sum(amount, parts, range(1, count + 1))
                       for amount in (ink, ink * middle)]
   boxes = ndimage.find_objects(parts)
