@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Fixtures that several test files use, and what pytest has to be told."""
 import fcntl
 import os
@@ -23,16 +24,7 @@ for number in (signal.SIGINT, signal.SIGHUP):
 
 
 def pytest_configure(config):
-  """Hides what TensorFlow says at its import, and of tf.layers.
-
-  The tests use those themselves. What is captured by now would be printed after
-  the summary.
-  """
-  config.addinivalue_line("filterwarnings",
-                          "ignore:.(tf.layers|layer.apply):UserWarning")
-  # AutoGraph's, where a test has a Dataset
-  config.addinivalue_line("filterwarnings",
-                          "ignore:.*___pyct_anno:DeprecationWarning")
+  """Drops what TensorFlow said at its import: it would follow the summary."""
   config.pluginmanager.getplugin("capturemanager").read_global_capture()
 
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Draws docs/pictures.png: which pictures cnn_mnist.py --predict reads.
 
   python tests/draw_pictures.py --data_dir=MNIST-data --model_dir=DIR

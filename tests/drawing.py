@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Draws the pictures that the tests and docs/ use; at its end, KINDS of them.
 
 A digit is a grey picture, light on dark, as MNIST's are. What is random comes

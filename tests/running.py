@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How the tests run the script, and what they look at afterwards."""
 import contextlib
 import hashlib
@@ -12,6 +13,8 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.error
+import urllib.request
 
 import numpy as np
 import pytest
@@ -30,8 +33,6 @@ UNPRIVILEGED = [] if os.getuid() else [
 # The command becomes PID 1, and ends when unshare does:
 AS_PID_1 = ["unshare", "--pid", "--fork", "--kill-child"]
 
-# The beginning of each line of the log, and of the rows of an array in it.
-LOG_LINE = r"\d\d:\d\d:\d\d (INFO|WARNING|ERROR) | "
 # What TensorFlow 2.21 says at its import, whatever its log's level is, and says
 # once more: a second library in it does.
 IMPORT_REMARKS = re.compile(r"""(?x) \A (?:
@@ -78,44 +79,54 @@ def run_process(flags, *arguments, timeout=300, prefix=(),
                 python=sys.executable, **options):
   """Runs the script in a process of its own; returns its Result.
 
-  The prefix is a list that goes in front of the command; options are Popen's.
+  The prefix is a list that goes in front of the command; options are those of
+  subprocess.run.
   """
-  return finish(
-      start_process([*prefix, python, SCRIPT, *arguments_of(flags), *arguments],
-                    **options), timeout)
+  return run_command(
+      [*prefix, python, SCRIPT, *arguments_of(flags), *arguments], timeout,
+      **options)
 
 
 def start(flags, *arguments, prefix=(), python=sys.executable, **options):
   """Starts what run_process runs; returns its Running. Stdout is dropped."""
   options.setdefault("stdout", subprocess.DEVNULL)
-  return Running(start_process(
-      [*prefix, python, SCRIPT, *arguments_of(flags), *arguments], **options))
+  return Running(subprocess.Popen(
+      [*prefix, python, SCRIPT, *arguments_of(flags), *arguments],
+      stderr=subprocess.PIPE, text=True, **options))
 
 
 def run_code(python, code, *arguments):
   """Runs Python code with cnn_mnist on its path; returns its stdout."""
   path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-  result = finish(start_process(
-      [python, "-c", code, *arguments],
-      env=dict(os.environ, PYTHONPATH=path, TF_CPP_MIN_LOG_LEVEL="3")), 120)
+  result = run_command(
+      [python, "-c", code, *arguments], 120,
+      env=dict(os.environ, PYTHONPATH=path, TF_CPP_MIN_LOG_LEVEL="3"))
   assert result.returncode == 0, result.stderr
   return result.stdout.strip()
 
 
-def start_process(command, **options):
-  """Starts a command with pipes for its output, as text; returns the Popen."""
-  options.setdefault("stdout", subprocess.PIPE)
-  return subprocess.Popen(command, stderr=subprocess.PIPE,
-                          universal_newlines=True, **options)
+def run_command(command, timeout=300, **options):
+  """Runs any command, for so many seconds at most; returns its Result."""
+  done = subprocess.run(command, timeout=timeout, capture_output=True,
+                        text=True, check=False, **options)
+  return Result(done.returncode, done.stdout, done.stderr)
 
 
-def finish(process, timeout):
-  """Waits for a process with pipes; returns its Result."""
+@contextlib.contextmanager
+def serve(command, url, **options):
+  """Runs a server while the block lasts, and gives it the page at the url."""
+  process = subprocess.Popen(command, **options)
+
+  def page():
+    assert process.poll() is None
+    with contextlib.suppress(urllib.error.URLError):
+      return urllib.request.urlopen(url).read()
+
   try:
-    stdout, stderr = process.communicate(timeout=timeout)
+    yield wait_until(page, 120)
   finally:
     process.kill()
-  return Result(process.returncode, stdout, stderr)
+    process.wait()
 
 
 def wait_until(condition, timeout=60):
@@ -239,9 +250,9 @@ def check_error_line(stderr, *words):
 
 
 def check_log(lines):
-  """Checks that these are lines of absl's log, without warnings of Python."""
+  """Checks that these are a log's lines, or the further rows of an array."""
   for line in lines:
-    assert re.match(LOG_LINE, line), line
+    assert re.match(r"\d\d:\d\d:\d\d (INFO|WARNING|ERROR) | ", line), line
 
 
 def result_of(result):
@@ -281,7 +292,7 @@ def weights_of(model_dir):
           for name in reader.get_variable_to_shape_map()}
 
 
-def content(directory):
+def file_hashes(directory):
   """The hash of each file in a directory, by its name."""
   return {path.name: hashlib.sha256(path.read_bytes()).hexdigest()
           for path in directory.iterdir() if path.is_file()}

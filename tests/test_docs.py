@@ -1,18 +1,16 @@
+# SPDX-License-Identifier: Apache-2.0
 """README and docs/: their commands, links, and what is written twice."""
 import ast
 import os
 from pathlib import Path
 import re
 import shutil
-import subprocess
 import sys
-import urllib.error
-import urllib.request
 
 import pytest
 
 import cnn_mnist
-from running import ROOT, SCRIPT, finish, start_process, wait_until
+from running import ROOT, SCRIPT, run_command, serve
 
 PAGES = ["README.md"] + sorted(
     str(path.relative_to(ROOT)) for path in (ROOT / "docs").glob("*.md"))
@@ -146,38 +144,20 @@ def test_commands(checkout):
   for page in PAGES:
     for block in blocks(page, "sh"):
       if block.startswith(TENSORBOARD):
-        check_tensorboard(block, checkout)
+        with serve(["bash", "-c", "exec env " + block],
+                   "http://localhost:6006", cwd=checkout) as shown:
+          assert b"TensorBoard" in shown
       else:
         print(run_block(["bash", "-ec", block], checkout))
 
 
 def run_block(command, cwd, **variables):
   """Runs a block of code; returns its stdout."""
-  result = finish(start_process(
-      command, cwd=cwd, env=dict(os.environ, **variables)), 300)
+  result = run_command(command, cwd=cwd, env=dict(os.environ, **variables))
   assert result.returncode == 0, f"{command[-1]}\n{result.stderr}"
   for word in "Traceback", "Warning:", "error:":
     assert word not in result.stderr, result.stderr
   return result.stdout
-
-
-def check_tensorboard(command, cwd):
-  """Checks that the page is there, until the server is ended."""
-  process = subprocess.Popen(["bash", "-c", "exec env " + command], cwd=cwd)
-
-  def page():
-    assert process.poll() is None
-    try:
-      with urllib.request.urlopen("http://localhost:6006") as response:
-        return response.read()
-    except urllib.error.URLError:
-      return None
-
-  try:
-    assert b"TensorBoard" in wait_until(page)
-  finally:
-    process.kill()
-    process.wait()
 
 
 def test_python_blocks(checkout):

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The SavedModel that --export_dir writes, as TensorFlow Serving gets it."""
 import numpy as np
 import tensorflow.compat.v1 as tf

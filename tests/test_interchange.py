@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Each TensorFlow continues, evaluates and serves what the other ones wrote.
 
 TF1_PYTHON, TF2_PYTHON and TF216_PYTHON, in the environment, are interpreters
@@ -11,7 +12,7 @@ import pytest
 
 import cnn_mnist
 from running import (
-    copy_of, predict, result_of, run_code, run_process, step_of, weights_of)
+    copy_of, predict, result_of, run_code, run_process, step_of)
 
 NAMES = "TF1", "TF2", "TF216"
 
@@ -60,9 +61,6 @@ def test_evaluate_and_continue(pythons, models, digits_dir, tmp_path, writer,
   assert step == step_of(copy) == 200
   # It learned more, from where the other had come.
   assert later_loss < loss and later_accuracy > accuracy - 0.1
-  before, after = [weights_of(directory)["conv2d/kernel"]
-                   for directory in (model_dir, copy)]
-  assert 0 < np.abs(after - before).max() < 0.1
 
 
 EAGERLY = """if True:

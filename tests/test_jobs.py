@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Jobs of several processes on loopback, described by TF_CONFIG."""
 import contextlib
 import json
@@ -107,7 +108,7 @@ def test_stopped_job_resumes(digits_dir, start_run, tmp_path):
 
   Without an evaluator. The chief that is done then evaluates without a ps.
   """
-  model_dir, export_dir = tmp_path / "model", tmp_path / "export"
+  model_dir = tmp_path / "model"
   job = Job(start_run, tmp_path, {
       "data_dir": digits_dir, "model_dir": model_dir, "train_steps": 100000,
       "batch_size": 10}, workers=1)
@@ -127,38 +128,27 @@ def test_stopped_job_resumes(digits_dir, start_run, tmp_path):
   first = job.stdout("chief0")
   assert parse_result(first)[2] == last
   # What only evaluates needs no process of its own.
-  result = run_here(dict(job.flags, export_dir=export_dir),
-                    env=job.environment("chief"))
+  result = run_here(job.flags, env=job.environment("chief"))
   assert f"At step {last} of {last}: no training" in result.stderr
   assert result.stdout == first
-  exported, = export_dir.iterdir()
-  assert (exported / "saved_model.pb").exists()
   assert step_of(model_dir) == last
 
 
-def test_chief_without_ps(digits_dir, start_run, tmp_path):
-  """It says what it waits for, and one signal ends that."""
-  job = Job(start_run, tmp_path, {
-      "data_dir": digits_dir, "model_dir": tmp_path / "model"})
-  job.start("chief0").wait_for(
-      f"of a job: waiting for {job.cluster['ps']}")
-  time.sleep(1)
-  assert job.stop("chief0") < 2
-  assert job.stdout("chief0") == ""
+@pytest.mark.parametrize("task,words,error", [
+    ("chief", "of a job: waiting for ['127.0.0.1:", "is in use"),
+    ("ps", "Start Tensorflow server", "server")])
+def test_one_task_alone(digits_dir, start_run, tmp_path, task, words, error):
+  """It waits for the others, and one signal ends that, though none connected.
 
-
-def test_ps_waits_for_no_one(digits_dir, start_run, tmp_path):
-  """A ps alone stays, and one signal ends it, also when no one connected.
-
-  Meanwhile a second ps ends with an error, since the address is in use.
+  Meanwhile another one like it ends with an error: what it needs is in use.
   """
   job = Job(start_run, tmp_path, {
       "data_dir": digits_dir, "model_dir": tmp_path / "model"})
-  job.start("ps0").wait_for("Start Tensorflow server")
-  time.sleep(2)
-  run_here(job.flags, env=job.environment("ps")).check_error("server")
-  assert job.stop("ps0") < 2
-  assert job.stdout("ps0") == ""
+  job.start(f"{task}0").wait_for(words)
+  time.sleep(1)
+  run_here(job.flags, env=job.environment(task)).check_error(error)
+  assert job.stop(f"{task}0") < 2
+  assert job.stdout(f"{task}0") == ""
 
 
 def test_predict_inside_a_job(picture, start_run, tmp_path, trained, capsys,

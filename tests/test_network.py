@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The network: shapes, names, dropout, and its training step by step."""
 import numpy as np
 import pytest
@@ -23,14 +24,14 @@ def graph():
     yield g
 
 
-def build(mode, batch=6, params=None, shape=(784,)):
+def build(mode, shape=(784,)):
   """Returns (features, labels, spec); images and labels are random ones."""
   rng = np.random.RandomState(0)
-  images = rng.uniform(size=(batch,) + shape).astype(np.float32)
-  labels = rng.randint(10, size=batch).astype(np.int32)
+  images = rng.uniform(size=(6, *shape)).astype(np.float32)
+  labels = rng.randint(10, size=6).astype(np.int32)
   spec = cnn_mnist.cnn_model_fn(
       {"x": tf.constant(images)},
-      None if mode == ModeKeys.PREDICT else tf.constant(labels), mode, params)
+      None if mode == ModeKeys.PREDICT else tf.constant(labels), mode)
   return images, labels, spec
 
 
@@ -93,57 +94,26 @@ def test_weights_and_names(graph, mode):
   assert softmax.dtype == tf.float32 and softmax.shape[1] == 10
 
 
-def dropout_output(graph):
-  """The tensor that goes into the last layer."""
-  return graph.get_operation_by_name("dense_1/MatMul").inputs[0]
-
-
-@pytest.mark.parametrize("mode",
-                         [ModeKeys.TRAIN, ModeKeys.EVAL, ModeKeys.PREDICT])
+@pytest.mark.parametrize("mode", [ModeKeys.EVAL, ModeKeys.PREDICT])
 def test_dropout_only_in_training(graph, mode):
-  build(mode, batch=50)
+  """The next test holds what it does in training."""
+  build(mode)
+  dropout = graph.get_operation_by_name("dense_1/MatMul").inputs[0]
   with initialized_session() as session:
-    before, after = session.run(["dense/Relu:0", dropout_output(graph)])
-  if mode == ModeKeys.TRAIN:
-    kept = after != 0
-    active = before != 0
-    assert abs(kept[active].mean() - 0.6) < 0.02
-    np.testing.assert_allclose(after[kept], before[kept] / 0.6, rtol=1e-5)
-  else:
-    np.testing.assert_array_equal(after, before)
+    before, after = session.run(["dense/Relu:0", dropout])
+  np.testing.assert_array_equal(after, before)
 
 
 @pytest.mark.parametrize("params,rate", [
-    (None, 0.001), ({}, 0.001), ({"learning_rate": 0.5}, 0.5)])
-def test_sgd_step_on_the_last_layer(graph, params, rate):
-  _, labels, spec = build(ModeKeys.TRAIN, params=params)
-  assert spec.loss.shape == () and not spec.eval_metric_ops
-  kernel, bias = [v for v in tf.trainable_variables()
-                  if v.op.name.startswith("dense_1/")]
-  with initialized_session() as session:
-    old_kernel, old_bias = session.run([kernel, bias])
-    x, probabilities, _ = session.run(
-        [dropout_output(graph), "softmax_tensor:0", spec.train_op])
-    new_kernel, new_bias = session.run([kernel, bias])
-    assert session.run(tf.train.get_global_step()) == 1
-  # The gradient of the mean cross-entropy by the logits
-  gradient = (probabilities - np.eye(10)[labels]) / len(labels)
-  np.testing.assert_allclose(
-      new_kernel, old_kernel - rate * x.T.dot(gradient), atol=1e-6)
-  np.testing.assert_allclose(
-      new_bias, old_bias - rate * gradient.sum(axis=0), atol=1e-6)
-  # The steps are large enough for these comparisons to mean something.
-  assert np.abs(new_bias - old_bias).max() > 1e-5
-
-
-def test_weights_are_the_tutorials(digits_dir, tmp_path):
+    ({}, 0.001), ({"learning_rate": 0.5}, 0.5)])
+def test_weights_are_the_tutorials(digits_dir, tmp_path, params, rate):
   """With one seed, bit for bit those of the bare network; checkpoints swap.
 
   It is written here again, as the tutorial has it: the initial values depend
   on the operations that were made before them, and the first step's on all.
   """
-  def bare_model_fn(features, labels, mode):
-    del mode  # TRAIN
+  def bare_model_fn(features, labels, mode, params):
+    del mode, params  # TRAIN, and the rate
     net = tf.reshape(features["x"], [-1, 28, 28, 1])
     net = tf.layers.conv2d(net, 32, [5, 5], padding="same",
                            activation=tf.nn.relu)
@@ -156,7 +126,7 @@ def test_weights_are_the_tutorials(digits_dir, tmp_path):
     loss = tf.losses.sparse_softmax_cross_entropy(labels, net)
     return tf.estimator.EstimatorSpec(
         tf.estimator.ModeKeys.TRAIN, loss=loss,
-        train_op=tf.train.GradientDescentOptimizer(0.001).minimize(
+        train_op=tf.train.GradientDescentOptimizer(rate).minimize(
             loss, tf.train.get_global_step()))
 
   (images, labels), _ = cnn_mnist.load_mnist(digits_dir)
@@ -167,11 +137,12 @@ def test_weights_are_the_tutorials(digits_dir, tmp_path):
   for model_fn, other in ((bare_model_fn, cnn_mnist.cnn_model_fn),
                           (cnn_mnist.cnn_model_fn, bare_model_fn)):
     model_dir = tmp_path / str(len(found))
-    tf.estimator.Estimator(model_fn, str(model_dir), config).train(
+    tf.estimator.Estimator(model_fn, str(model_dir), config, params).train(
         input_fn, steps=1)
     found.append([weights_of(model_dir / f"model.ckpt-{i}") for i in range(2)])
     # From what one wrote, the other resumes.
-    tf.estimator.Estimator(other, str(model_dir)).train(input_fn, steps=1)
+    tf.estimator.Estimator(other, str(model_dir), params=params).train(
+        input_fn, steps=1)
     assert step_of(model_dir) == 2
   for bare, ours in zip(*found):
     for name in WEIGHTS:

@@ -1,13 +1,12 @@
+# SPDX-License-Identifier: Apache-2.0
 """What --predict reads: kinds of pictures, files, errors, people's pictures."""
 import os
 import re
 import resource
-import struct
 import subprocess
 import sys
 import time
 import warnings
-import zlib
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -171,11 +170,10 @@ def test_16_bits_and_palettes():
     np.testing.assert_allclose(found, read(page), atol=0.1)
 
 
-@pytest.mark.parametrize("name,tolerance", [("a.png", 0), ("a.jpg", 0.03)])
-def test_large_picture(name, tolerance):
+def test_large_picture():
   page = draw_page()
   large = page.resize((2048, 2048), Image.NEAREST)
-  assert np.abs(read(large, name) - read(page)).mean() <= tolerance
+  np.testing.assert_array_equal(read(large), read(page))
 
 
 @pytest.mark.parametrize("orientation,turn", [
@@ -243,14 +241,6 @@ def test_thin_picture_does_not_crash(shape):
     read_quietly(Image.fromarray(pixels))
 
 
-@pytest.mark.parametrize("seed", range(8))
-def test_empty_ruled_paper_does_not_crash(seed):
-  rng = np.random.RandomState(seed)
-  lines = drawing.rule((200, 200), rng, squared=seed % 2 == 1)
-  shade = np.linspace(0.6, 1, 200)  # Of full ink
-  read_quietly(Image.fromarray(np.uint8(255 - 200 * lines * shade)))
-
-
 @pytest.mark.parametrize("name", ["none", "directory", "empty", "text", "cut"])
 def test_no_picture(tmp_path, name):
   draw_page().save(tmp_path / "cut", "PNG")
@@ -265,50 +255,38 @@ def test_no_picture(tmp_path, name):
   assert "\n" not in str(error.value)
 
 
-def claim_size(path, marker, at, code, size):
-  """Lets a file of a small picture claim to be size x size, and no error."""
-  content = path.read_bytes()
-  at += content.index(marker)
-  end = at + struct.calcsize(code)
-  content = content[:at] + struct.pack(code, size, size) + content[end:]
-  if path.suffix == ".png":  # A sum of the header's kind and 13 bytes
-    content = content[:29] + struct.pack(
-        ">I", zlib.crc32(content[12:29])) + content[33:]
-  path.write_bytes(content)
+def save_large(path, progressive):
+  """Saves a page of 200 megapixels; returns the memory used so far, in kB.
+
+  Another process makes it, so that its memory isn't counted.
+  """
+  small = path.with_name("small.png")
+  draw_page().save(small)
+  subprocess.check_call([
+      sys.executable, "-c", "import sys; from PIL import Image; Image.open("
+      "sys.argv[1]).resize((14336, 14336), Image.NEAREST).save(sys.argv[2], "
+      f"progressive={progressive})", small, path])
+  return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
-@pytest.mark.parametrize("name,options,place", [
-    ("bomb.png", {}, (b"IHDR", 4, ">II")),
-    ("bomb.jpg", {"progressive": True}, (b"\xff\xc2", 5, ">HH"))])
-def test_decompression_bomb(tmp_path, name, options, place):
+@pytest.mark.parametrize("name", ["bomb.png", "bomb.jpg"])
+def test_decompression_bomb(tmp_path, name):
   """What would take memory for all of its pixels is refused at once."""
-  path = tmp_path / name
-  Image.new("L", (16, 16), 128).save(path, **options)
-  claim_size(path, *place, 14000)
-  before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+  before = save_large(tmp_path / name, progressive=True)
   start = time.time()
   with pytest.raises(cnn_mnist.UserError, match="exceeds limit|bomb"):
-    cnn_mnist.read_picture(path)
+    cnn_mnist.read_picture(tmp_path / name)
   assert time.time() - start < 1
   assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50000
 
 
 def test_picture_of_200_megapixels(tmp_path):
-  """JPEG, as a phone makes it, takes neither memory nor time, and no warning.
-
-  Another process makes it, so that its memory isn't counted.
-  """
-  page = draw_page()
-  page.save(tmp_path / "small.png")
-  subprocess.check_call([
-      sys.executable, "-c", "import sys; from PIL import Image; Image.open("
-      "sys.argv[1]).resize((14336, 14336)).save(sys.argv[2])",
-      str(tmp_path / "small.png"), str(tmp_path / "large.jpg")])
-  before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+  """JPEG, as a phone makes it, takes little memory and gives no warning."""
+  before = save_large(tmp_path / "large.jpg", progressive=False)
   with warnings.catch_warnings():
     warnings.simplefilter("error")
     found = cnn_mnist.read_picture(tmp_path / "large.jpg")
-  assert np.abs(found - read(page)).mean() <= 0.03
+  assert np.abs(found - read(draw_page())).mean() <= 0.03
   assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100000
 
 

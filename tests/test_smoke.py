@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The real thing with few steps, in half a minute: train, resume, classify."""
 import pytest
 

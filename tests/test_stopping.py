@@ -1,6 +1,7 @@
+# SPDX-License-Identifier: Apache-2.0
 """Signals and kills: what ends a run at once, what saves its checkpoint."""
-import errno
 import os
+from pathlib import Path
 import random
 import re
 import shutil
@@ -13,10 +14,9 @@ import cnn_mnist
 from running import (
     AS_PID_1, ended_by, result_of, run_here, skip_unless_permitted, step_of)
 
-# SIGHUP is handled as SIGTERM is; SIGINT has a handler of Python's.
-every_signal = pytest.mark.parametrize(
-    "signum", [signal.SIGTERM, signal.SIGINT, pytest.param(
-        signal.SIGHUP, marks=pytest.mark.slow)])
+
+def slow(*values):
+  return pytest.param(*values, marks=pytest.mark.slow)
 
 
 @pytest.fixture
@@ -40,8 +40,7 @@ def check_resumes(flags):
   return step
 
 
-@pytest.mark.parametrize("times", [
-    2, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("times", [2, slow(20)])
 def test_killed(flags, start_run, times):
   """Half of the runs save at each step, to be killed while writing."""
   rng = random.Random(1)
@@ -66,8 +65,7 @@ def test_killed(flags, start_run, times):
   assert check_resumes(flags) > 0
 
 
-@pytest.mark.parametrize("times", [
-    1, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("times", [1, slow(20)])
 def test_killed_in_the_first_save(flags, start_run, times):
   """The same command starts again."""
   rng = random.Random(2)
@@ -79,20 +77,6 @@ def test_killed_in_the_first_save(flags, start_run, times):
     run.wait()
     assert result_of(run_here(dict(flags, train_steps=1)))[2] == 1
     shutil.rmtree(str(flags["model_dir"]))
-
-
-def descendant(pid):
-  """The process at the end of a chain of single children."""
-  while True:
-    with open(f"/proc/{pid}/task/{pid}/children") as f:
-      children = f.read().split()
-    if not children:
-      return pid
-    pid = int(children[0])
-
-
-def slow(*values):
-  return pytest.param(*values, marks=pytest.mark.slow)
 
 
 @pytest.mark.parametrize("signum,times,prefix", [
@@ -108,7 +92,9 @@ def test_signal_while_training(flags, train, signum, times, prefix):
   skip_unless_permitted(prefix)
   run = train(prefix=prefix)
   time.sleep(0.5)
-  start, pid = time.time(), descendant(run.process.pid)
+  start, pid = time.time(), run.process.pid
+  if prefix:  # The run is its child.
+    pid = int(Path(f"/proc/{pid}/task/{pid}/children").read_text())
   for _ in range(times):
     os.kill(pid, signum)
     time.sleep(0.2 if signum == signal.SIGINT else 0.02)
@@ -151,7 +137,9 @@ def test_nohup(flags, train):
 
 # ---- Outside the training, it ends at once -----------------------------------
 
-@every_signal
+# SIGHUP is handled as SIGTERM is; SIGINT has a handler of Python's.
+@pytest.mark.parametrize("signum", [
+    signal.SIGTERM, signal.SIGINT, slow(signal.SIGHUP)])
 def test_signal_before_training(flags, start_run, tmp_path, signum):
   """While it waits for data from a pipe, it ends silently.
 
@@ -163,18 +151,8 @@ def test_signal_before_training(flags, start_run, tmp_path, signum):
     if not name.startswith("train-images"):
       (tmp_path / name).write_bytes(b"")
   run = start_run(dict(flags, data_dir=tmp_path))
-
-  def open_for_writing():
-    """Opens the pipe if the run reads it."""
-    try:
-      return os.open(pipe, os.O_WRONLY | os.O_NONBLOCK)
-    except OSError as e:
-      assert e.errno == errno.ENXIO, e  # Nobody reads it.
-      return None
-
-  writer = run.wait_until(open_for_writing)
-  time.sleep(1)
-  code, seconds = run.end(signum)
+  with open(pipe, "w"):  # It waits until the run reads the pipe.
+    time.sleep(1)
+    code, seconds = run.end(signum)
   assert code in ended_by(signum)
   assert seconds < (5 if signum == signal.SIGINT else 2)
-  os.close(writer)
