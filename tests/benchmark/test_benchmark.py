@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The benchmark still works: its data, one round, one curve and its plot."""
 import re
 import subprocess
