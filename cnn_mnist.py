@@ -399,7 +399,8 @@ class StopOnSignalHook(contextlib.ExitStack, tf.train.SessionRunHook):
 
   def _watch(self, reader):
     with open(reader, "rb", buffering=0) as pipe:
-      for signum in iter(lambda: ord(pipe.read(1) or "\0"), 0):
+      for byte in iter(lambda: pipe.read(1), b""):
+        signum = byte[0]
         if self.signum is None and signum in self.SIGNALS:
           self.signum = signum
           first = time.monotonic()
