@@ -211,6 +211,14 @@ def test_empty_picture(picture):
     read(picture)
 
 
+def test_empty_ruled_paper():
+  """Its lines are taken away where they fade; then no ink is left."""
+  lines = drawing.rule((200, 200), np.random.RandomState(0), squared=False)
+  fading = np.linspace(0.6, 1, 200)
+  with pytest.raises(cnn_mnist.UserError, match="no digit"):
+    read(Image.fromarray(np.uint8(255 - 200 * lines * fading)))
+
+
 def read_quietly(picture):
   """Checks that it is some digit, which is returned, or that there is none."""
   try:
