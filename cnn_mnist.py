@@ -571,6 +571,7 @@ def is_ink_dark(grey):
   for _ in range(math.ceil(min(small.shape) / 4)):
     frame = np.concatenate((inner[0], inner[-1], inner[:, 0], inner[:, -1]))
     even = np.mean(np.abs(frame - np.median(frame)) < np.ptp(small) / 10)
+    even = min(even, 0.97)  # The digit may reach a sheet's frame.
     if even >= most:  # Of equals, the innermost: a sheet's, not the desk's
       page, most = np.median(frame), even
     inner = inner[1:-1, 1:-1]
