@@ -22,8 +22,8 @@ from running import ROOT, parse_predictions, predict, run_here
 # The least share of each kind that is read right, if it is not 0.9
 LEAST = {"as in MNIST": 0.95, "inverted": 0.95, "ruled paper": 0.8,
          "squared paper": 0.8, "squared paper in a soft shadow": 0.8,
-         "paper with dark squares": 0.6, "broad strokes": 0.8,
-         "broad strokes, light on dark": 0.8}
+         "paper with dark squares": 0.6, "broad strokes": 0.75,
+         "broad strokes, light on dark": 0.75}
 
 
 @pytest.fixture(scope="module")
