@@ -236,11 +236,11 @@ def parse_flags(argv):
       help="directory of checkpoints and TensorBoard's summaries")
   add("--train_steps", type=int, default=20000, help="global step to train to")
   add("--batch_size", type=int, default=100, help="images per training step")
-  add("--learning_rate", type=float, default=0.001, help="of gradient descent")
+  add("--learning_rate", type=float, default=0.001, help="above 0")
   add("--log_every_n_iter", type=int, default=50, help="steps between logs")
   add("--save_checkpoints_steps", type=int, default=1000,
       help="steps between checkpoints")
-  add("--seed", type=int, help="of the random numbers, to repeat a run")
+  add("--seed", type=int, help="seed of the random numbers, to repeat a run")
   add("--bfloat16", action="store_true",
       help="multiply in bfloat16: faster with amx_bf16 or AMD's avx512_bf16")
   add("--predict", type=path, nargs="+", action="append", metavar="PICTURE",
@@ -257,8 +257,8 @@ def parse_flags(argv):
     args.predict = sum(args.predict, [])  # As it may be given several times
     if args.export_dir:
       parser.error("--predict only classifies: leave --export_dir out")
-  if "://" in args.data_dir:
-    parser.error(f"--data_dir={args.data_dir}: copy it to this machine first")
+  if "://" in args.data_dir or os.path.isfile(args.data_dir):
+    parser.error(f"--data_dir={args.data_dir} is no directory on this machine")
   if args.bfloat16 and tf.__version__.startswith("1."):
     parser.error("--bfloat16 needs TensorFlow 2")
   # TensorFlow takes these for wildcards when it looks for checkpoints.
@@ -405,7 +405,7 @@ class StopOnSignalHook(contextlib.ExitStack, tf.train.SessionRunHook):
           self.signum = signum
           first = time.monotonic()
           tf.logging.info(f"Signal {signum}: stopping after this step, with a "
-                          "checkpoint. A second signal ends at once, without")
+                          "checkpoint. Another signal ends it at once, without")
         elif signum in self.SIGNALS and time.monotonic() - first > 0.5:
           os._exit(128 + signum)  # timeout(1) and uv send the first twice.
 
@@ -566,7 +566,7 @@ def check_other_files(name, data_dir):
   others = sorted(other.name for other in data_dir.glob("[!.]*.*"))
   if others and not SHA256.keys() & set(others):
     tf.logging.warning(f"--data_dir={data_dir} has {', '.join(others[:3])}, "
-                       "but none of MNIST's files: they are downloaded")
+                       "but none of MNIST's files: downloading MNIST into it")
 
 
 # ---- Pictures ----------------------------------------------------------------
@@ -575,7 +575,7 @@ def classify_pictures(classifier, paths):
   """Prints each picture's path, digit and probability, and then the errors."""
   if saved_step(classifier.model_dir) is None:
     raise UserError(f"no checkpoint in --model_dir={classifier.model_dir}: "
-                    "train one")
+                    "train a network first, or give another --model_dir")
   digits, errors = [], []
   for path in paths:
     try:

@@ -82,8 +82,9 @@ def test_limits(name, right, wrong, words, capsys):
     ("--model_dir=run?", ["model_dir", "[ ] * ?"]),
     ("--model_dir=a\\b", ["model_dir", "\\"]),
     # It would be taken for a relative path, and MNIST downloaded into it.
-    ("--data_dir=gs://bucket/data", ["--data_dir=gs://bucket/data", "copy"]),
-    ("--data_dir=file:///data", ["--data_dir=file:///data", "copy"]),
+    ("--data_dir=gs://bucket/data", ["gs://bucket/data is no directory"]),
+    ("--data_dir=file:///data", ["file:///data is no directory"]),
+    (f"--data_dir={__file__}", [f"{__file__} is no directory"]),
 ])
 def test_wrong_flag(argument, words, tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
