@@ -189,19 +189,22 @@ def complete_tensorflow():
   """Adds TensorFlow 1's own layers to tf, and Estimator where it is missing."""
   from tensorflow.python.layers import layers
   tf.layers = layers  # Those of TensorFlow 2 are Keras's.
-  if hasattr(tf, "estimator"):
-    return
   # TensorFlow 2.16 dropped Estimator. Its package still needs three modules:
-  sys.modules.update({
-      # one that registers Estimator's names, and does nothing here;
-      "tensorflow_estimator.python.estimator.estimator_export":
-          types.SimpleNamespace(estimator_export=lambda *_, **__: lambda x: x),
-      # one that sets up tf.distribute, and only reads TF_CONFIG here; and TPUs.
-      "tensorflow.python.distribute.estimator_training": types.SimpleNamespace(
-          should_run_distribute_coordinator=lambda config: False,
-          init_run_config=lambda config, job: (
-              config._init_distributed_setting_from_environment_var(job))),
-      "tensorflow_estimator._api.v1.estimator.tpu": types.SimpleNamespace()})
+  if not hasattr(tf, "estimator"):
+    sys.modules.update({
+        # one that registers Estimator's names, and does nothing here;
+        "tensorflow_estimator.python.estimator.estimator_export": (
+            types.SimpleNamespace(estimator_export=lambda *_, **__: (
+                lambda decorated: decorated))),
+        # one that sets up tf.distribute, and only reads TF_CONFIG here; and
+        "tensorflow.python.distribute.estimator_training": (
+            types.SimpleNamespace(
+                should_run_distribute_coordinator=lambda config: False,
+                init_run_config=lambda config, job: (
+                    config._init_distributed_setting_from_environment_var(
+                        job)))),
+        # one for TPUs.
+        "tensorflow_estimator._api.v1.estimator.tpu": types.SimpleNamespace()})
   from tensorflow_estimator import estimator
   tf.estimator = estimator
 
