@@ -219,7 +219,7 @@ model.fit(x, y, verbose=0)
 classifier = tf.estimator.DNNClassifier(
     [9], [tf.feature_column.numeric_column("x", [2])], sys.argv[1])
 inputs = tf.estimator.inputs.numpy_input_fn(
-    {"x": x}, y, num_epochs=99, shuffle=True)
+    {"x": x}, y, num_epochs=5000, shuffle=True)  # In 4 steps it may not learn.
 print(classifier.train(inputs).evaluate(inputs)["accuracy"])
 """
 
