@@ -112,7 +112,7 @@ NOT_RUN = (
     ".venv/bin/python cnn_mnist.py --model_dir=best_model",  # Eight minutes
     "docker", "curl")
 WHOLE_RUN = ".venv/bin/python cnn_mnist.py\n"  # Of half an hour
-TENSORBOARD = "TF_CPP_MIN_LOG_LEVEL=3 .venv/bin/tensorboard"
+TENSORBOARD = ".venv/bin/tensorboard"
 
 
 @pytest.fixture(scope="module")
