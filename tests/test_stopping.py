@@ -65,7 +65,7 @@ def test_killed(flags, start_run, times):
   assert check_resumes(flags) > 0
 
 
-@pytest.mark.parametrize("times", [1, slow(20)])
+@pytest.mark.parametrize("times", [1, slow(10)])
 def test_killed_in_the_first_save(flags, start_run, times):
   """The same command starts again."""
   rng = random.Random(2)
