@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What --predict reads: kinds of pictures, files, errors, people's pictures."""
+import contextlib
 import os
 import re
 import resource
@@ -44,6 +45,94 @@ def draw_page(label=4):
   rng = np.random.RandomState(0)
   page = drawing.put_on_page(drawing.write_digit(label, rng, rounds=2), rng)
   return ImageOps.invert(page).resize((256, 256), Image.BOX)
+
+
+# ---- Each step, by exact numbers ---------------------------------------------
+
+@pytest.mark.parametrize("ink,page", [(0.4, 1), (0.6, 0)])
+def test_fill_transparent(ink, page):
+  alpha = np.zeros((20, 20), np.float32)
+  alpha[5:15, 5:15] = 1
+  filled = cnn_mnist.fill_transparent(np.full_like(alpha, ink), alpha)
+  np.testing.assert_allclose(filled, np.where(alpha, ink, page), rtol=1e-6)
+
+
+@pytest.mark.parametrize("reach", [0, 4])
+def test_is_ink_dark(reach):
+  """On a light sheet on a dark desk, also if the ink reaches its border."""
+  grey = np.full((48, 48), 0.2, np.float32)
+  grey[6:-6, 6:-6] = 0.9
+  grey[10 - reach:-10 + reach, 23:25] = 0.1
+  assert cnn_mnist.is_ink_dark(grey)
+  assert not cnn_mnist.is_ink_dark(1 - grey)
+
+
+@pytest.mark.parametrize("ink,page", [(0.2, 0.9), (0.8, 0.1)])
+@pytest.mark.parametrize("size,contrast", [(30, 0.7), (31, 0)])
+def test_remove_page(ink, page, size, contrast):
+  """What is wider than half the longer side is page."""
+  grey = np.full((60, 60), page, np.float32)
+  grey[15:15 + size, 15:15 + size] = ink
+  np.testing.assert_allclose(cnn_mnist.remove_page(grey), np.where(
+      grey == np.float32(ink), contrast, 0), atol=1e-6)
+
+
+ROWS = np.arange(60)
+
+@pytest.mark.parametrize("columns,ink,found", [
+    (20 + 0 * ROWS, 0.7, True), (20 + 0 * ROWS, 0.75, False),
+    (20 + ROWS // 3, 0.7, True), (20 + ROWS // 2, 0.7, False),
+    (20 + ROWS // 3 * 2, 0.7, False), (58 - ROWS // 3 * 2, 0.7, False)])
+def test_find_lines(columns, ink, found):
+  """A line is oblique by one in three at most, and weaker than a digit."""
+  picture = np.zeros((60, 60), np.float32)
+  picture[ROWS, columns] = ink
+  for turned in picture, picture.T:
+    np.testing.assert_array_equal(
+        cnn_mnist.find_lines(turned), turned * found)
+
+
+DIGIT = (20, 40), (20, 30)  # Rows and columns of full ink, 200 pixels
+
+
+@pytest.mark.parametrize("digit,rows,columns,ink,shape", [
+    (DIGIT, (20, 21), (34, 35), 1, (20, 15)),  # Four pixels off it: one part
+    (DIGIT, (20, 25), (35, 40), 1, (20, 10)),  # An eighth of its ink: a speck
+    (DIGIT, (20, 33), (35, 37), 1, (20, 17)),
+    (DIGIT, (20, 40), (35, 39), 0.5, (20, 10)),  # Half full is not strong ink;
+    (DIGIT, (20, 40), (30, 36), 0.25, (20, 12)),  # nor is a quarter weak ink,
+    (DIGIT, (20, 40), (30, 36), 0.26, (20, 16)),  # which joins on to strong.
+    (DIGIT, (19, 20), (20, 30), 0.01, (20, 10)),
+    (DIGIT, (19, 20), (20, 30), 0.012, (21, 10)),
+    (DIGIT, (19, 41), (35, 38), 1, (20, 10)),
+    (DIGIT, (20, 41), (35, 38), 1, (21, 18)),  # No line: not past both ends
+    (DIGIT, (19, 40), (35, 38), 1, (21, 18)),
+    (DIGIT, (43, 49), (15, 35), 1, (29, 20)),  # Nor longer than the digit
+    (DIGIT, (30, 64), (35, 38), 1, (20, 10)),  # A pen: the side cuts it off.
+    (DIGIT, (30, 61), (35, 38), 1, (41, 18)),
+    (((20, 64), (20, 30)), (30, 64), (35, 38), 1, (44, 18))])  # It is as well.
+def test_keep_digit(digit, rows, columns, ink, shape):
+  """What is kept of a digit and something beside it, by the shape."""
+  picture = np.zeros((64, 64), np.float32)
+  picture[slice(*rows), slice(*columns)] = ink
+  picture[slice(*digit[0]), slice(*digit[1])] = 1
+  assert cnn_mnist.keep_digit(picture).shape == shape
+  assert cnn_mnist.keep_digit(picture[::-1].T).shape == shape[::-1]
+
+
+def test_center():
+  """A box of 20x20 round the centre of mass, of which 3 % are full white."""
+  found = cnn_mnist.center(np.ones((30, 12), np.float32))
+  expected = np.zeros((28, 28), np.float32)
+  expected[4:24, 10:18] = 1
+  np.testing.assert_array_equal(found, expected)
+  box = np.full((20, 20), 0.5, np.float32)
+  box.flat[:10] = 1  # Of 400
+  assert set(cnn_mnist.center(box).ravel()) == {0, 1}
+  box = np.zeros((20, 20), np.float32)
+  box.flat[:2] = 0.5, 0.02
+  np.testing.assert_allclose(
+      np.sort(cnn_mnist.center(box), axis=None)[-3:], (0, 0.8, 1), rtol=1e-6)
 
 
 # ---- Kinds of pictures -------------------------------------------------------
@@ -94,35 +183,6 @@ def test_people(mnist_model):
   assert len(labels) == 755 and hits >= 660
 
 
-def test_digit_of_mnists_own_form(mnist_dir):
-  """What is like MNIST already stays as it is, but for faint edges."""
-  _, (images, _) = cnn_mnist.load_mnist(mnist_dir)
-  differences = np.array([
-      np.abs(read(drawing.to_image(image)).ravel() - image).max()
-      for image in images[:50]])
-  assert differences.max() < 0.15 and np.mean(differences < 0.01) > 0.7
-
-
-def test_thin_digit_in_a_heavy_frame():
-  """The frame has more than eight times the digit's ink."""
-  page = Image.new("L", (256, 256), 255)
-  page.paste(0, (126, 53, 129, 203))
-  framed = drawing.draw_frame(page, 4, 10)
-  np.testing.assert_allclose(read(framed), read(page), atol=0.1)
-
-
-def test_what_runs_out_of_the_picture():
-  """It is left out, unless the digit itself does: it may be a part of it."""
-  page = Image.new("L", (256, 256), 255)
-  page.paste(0, (100, 60, 120, 200))
-  alone = read(page)
-  page.paste(0, (160, 100, 180, 256))
-  np.testing.assert_allclose(read(page), alone, atol=0.1)
-  page.paste(0, (100, 60, 120, 256))
-  found = read(page)
-  assert found[:, :14].max() == found[:, 14:].max() == 1
-
-
 def test_docs_picture(trained, digits_dir, tmp_path):
   """draw_pictures.py draws docs/pictures.png, and counts all kinds."""
   pytest.importorskip("PIL", "10.1")
@@ -161,10 +221,10 @@ def test_formats(name, tolerance):
 
 def test_16_bits_and_palettes():
   page = draw_page()
-  deep = np.asarray(page).astype(np.int32) * 257
+  deep = Image.fromarray(np.asarray(page).astype(np.int32) * 257)
+  np.testing.assert_array_equal(read(deep.convert("I;16")), read(page))
   colours = ImageOps.colorize(page, "navy", "ivory")
   for found in (
-      read(Image.fromarray(deep).convert("I;16")),
       read(colours.convert("P", palette=Image.ADAPTIVE), "colours.bmp"),
       read(page.convert("P"), transparency=255)):
     np.testing.assert_allclose(found, read(page), atol=0.1)
@@ -219,34 +279,17 @@ def test_empty_ruled_paper():
     read(Image.fromarray(np.uint8(255 - 200 * lines * fading)))
 
 
-def read_quietly(picture):
-  """Checks that it is some digit, which is returned, or that there is none."""
-  try:
-    with warnings.catch_warnings():
-      warnings.simplefilter("error")
-      digit = read(picture)
-  except cnn_mnist.UserError as e:
-    assert "shows no digit" in str(e)
-    return None
-  assert digit.shape == (28, 28) and digit.min() == 0 and digit.max() == 1
-  return digit
-
-
-def test_dots_in_the_corners():
-  """Of a part of the box so small, no number becomes infinite or NaN."""
-  image = Image.new("L", (200, 200), 255)
-  image.paste(0, (20, 20, 28, 28))
-  image.paste(0, (172, 172, 180, 180))
-  assert read_quietly(image).dtype == np.float32
-
-
+@pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("shape", [
     (1, 1), (1, 256), (256, 1), (2, 200), (200, 2), (4, 256)])
 def test_thin_picture_does_not_crash(shape):
+  """It is some digit, or none."""
   for ink, page in ((0, 255), (255, 0)):
     pixels = np.full(shape, page, np.uint8)
     pixels[shape[0] // 4:shape[0] * 3 // 4, shape[1] // 4:] = ink
-    read_quietly(Image.fromarray(pixels))
+    with contextlib.suppress(cnn_mnist.UserError):
+      digit = read(Image.fromarray(pixels))
+      assert digit.shape == (28, 28) and digit.max() == 1
 
 
 @pytest.mark.parametrize("name", ["none", "directory", "empty", "text", "cut"])
