@@ -401,7 +401,7 @@ class StopOnSignalHook(contextlib.ExitStack, tf.train.SessionRunHook):
         self.callback(signal.signal, signum, former)
 
   def _watch(self, reader):
-    with open(reader, "rb", buffering=0) as pipe:
+    with open(reader, "rb") as pipe:
       for byte in iter(lambda: pipe.read(1), b""):
         signum = byte[0]
         if self.signum is None and signum in self.SIGNALS:
