@@ -124,9 +124,7 @@ def test_keep_digit(digit, rows, columns, ink, shape):
 def test_center():
   """A box of 20x20 round the centre of mass, of which 3 % are full white."""
   found = cnn_mnist.center(np.ones((30, 12), np.float32))
-  expected = np.zeros((28, 28), np.float32)
-  expected[4:24, 10:18] = 1
-  np.testing.assert_array_equal(found, expected)
+  assert found[4:24, 10:18].min() == 1 and found.sum() == 160
   box = np.full((20, 20), 0.5, np.float32)
   box.flat[:10] = 1  # Of 400
   assert set(cnn_mnist.center(box).ravel()) == {0, 1}
