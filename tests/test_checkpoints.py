@@ -139,6 +139,16 @@ def test_absolute_paths(flags, saved, picture, tmp_path, original):
   assert not before or file_hashes(directory) == before
 
 
+def test_checkpoint_of_objects(flags, picture):
+  """As Keras writes them: they hold a string beside the weights, and no step."""
+  flags["model_dir"].mkdir()
+  with tf.Graph().as_default(), tf.Session() as session:
+    checkpoint = tf.train.Checkpoint(weight=tf.Variable([1.0]))
+    session.run(tf.global_variables_initializer())
+    checkpoint.save(str(flags["model_dir"] / "ckpt"), session=session)
+  check_unusable(flags, picture, "global_step")
+
+
 @pytest.mark.parametrize("left", [
     "model.ckpt-0.*", "model.ckpt-0.data*", "notes_ckpt.txt"])
 def test_no_whole_checkpoint(flags, saved, left):

@@ -170,7 +170,7 @@ def test_directory_in_its_place(flags, data_dir):
   path.unlink()
   path.mkdir()
   result = run_here(dict(flags, data_dir=data_dir))
-  result.check_error(path, "Is a directory")
+  result.check_error(path, "(Is a directory)")
   assert "At step" not in result.stderr
 
 
@@ -179,7 +179,7 @@ def test_unreadable_file(flags, data_dir):
   (data_dir / TEST_LABELS).chmod(0)
   data_dir.chmod(0o555)
   run_process(dict(flags, data_dir=data_dir), prefix=UNPRIVILEGED).check_error(
-      data_dir / TEST_LABELS, "Permission denied")
+      data_dir / TEST_LABELS, "(Permission denied)")
 
 
 @pytest.mark.parametrize("packed", [False, True])

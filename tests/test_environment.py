@@ -157,10 +157,3 @@ def test_only_info_is_hidden(capsys):
   tf.logging.warning("Using config: …")
   log = capsys.readouterr().err
   assert "INFO Using" not in log and "WARNING Using" in log
-
-
-@pytest.mark.parametrize("error,expected", [
-    (ValueError("one\n  two"), "one two"), (MemoryError(), "MemoryError()"),
-    (OSError(2, "No such file", "/a/path"), "No such file")])
-def test_reason(error, expected):
-  assert cnn_mnist.reason(error) == expected
