@@ -140,7 +140,7 @@ def test_absolute_paths(flags, saved, picture, tmp_path, original):
 
 
 def test_checkpoint_of_objects(flags, picture):
-  """As Keras writes them: they hold a string beside the weights, and no step."""
+  """As Keras writes them: they hold a string, and no step."""
   flags["model_dir"].mkdir()
   with tf.Graph().as_default(), tf.Session() as session:
     checkpoint = tf.train.Checkpoint(weight=tf.Variable([1.0]))

@@ -58,8 +58,7 @@ def test_fill_transparent(ink, page):
   """Whatever tone is hidden where nothing is seen."""
   alpha = np.zeros((20, 20), np.float32)
   alpha[5:15, 5:15] = 1
-  grey = np.where(alpha, ink, 1 - ink).astype(np.float32)
-  found = cnn_mnist.fill_transparent(grey, alpha)
+  found = cnn_mnist.fill_transparent(np.where(alpha, ink, 1 - ink), alpha)
   np.testing.assert_allclose(found, np.where(alpha, ink, page), rtol=1e-6)
 
 
@@ -92,8 +91,7 @@ def test_find_lines(columns, ink, found):
   picture = np.zeros((60, 60), np.float32)
   picture[ROWS, columns] = ink
   for turned in picture, picture.T:
-    lines = cnn_mnist.find_lines(turned)
-    np.testing.assert_array_equal(lines, turned * found)
+    np.testing.assert_array_equal(cnn_mnist.find_lines(turned), turned * found)
 
 
 @pytest.mark.parametrize("digit,rows,columns,ink,shape", [
