@@ -62,12 +62,12 @@ def test_fill_transparent(ink, page):
   np.testing.assert_allclose(found, np.where(alpha, ink, page), rtol=1e-6)
 
 
-@pytest.mark.parametrize("reach", [0, 4])
-def test_is_ink_dark(reach):
+@pytest.mark.parametrize("border,top", [(6, 10), (6, 6), (11, 15)])
+def test_is_ink_dark(border, top):
   """On a light sheet on a dark desk, also if the ink reaches its border."""
   grey = np.full((48, 48), 0.2, np.float32)
-  grey[6:-6, 6:-6] = 0.9
-  grey[10 - reach:-10 + reach, 23:25] = 0.1
+  grey[border:-border, border:-border] = 0.9
+  grey[top:-top, 23:25] = 0.1
   assert cnn_mnist.is_ink_dark(grey)
   assert not cnn_mnist.is_ink_dark(1 - grey)
 
