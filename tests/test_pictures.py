@@ -67,9 +67,9 @@ def test_is_ink_dark(border, top):
   """On a light sheet on a dark desk, also if the ink reaches its border."""
   grey = np.full((48, 48), 0.2, np.float32)
   grey[border:-border, border:-border] = 0.9
+  grey[border:-border, 30:-border] -= 0.076  # Less than a tenth of the range
   grey[top:-top, 23:25] = 0.1
-  assert cnn_mnist.is_ink_dark(grey)
-  assert not cnn_mnist.is_ink_dark(1 - grey)
+  assert cnn_mnist.is_ink_dark(grey) and not cnn_mnist.is_ink_dark(1 - grey)
 
 
 @pytest.mark.parametrize("ink,page", [(0.2, 0.9), (0.8, 0.1)])
