@@ -295,8 +295,7 @@ def test_both_mirrors_fail(server, tmp_path, monkeypatch, ways):
              "short": "IncompleteRead", "stalled": "timed out"}
   for line, way in zip(log, ways):
     assert f"/{way}/{TRAIN_IMAGES}: " in line and reasons[way] in line
-  assert len(log) == 2
-  assert not directory.exists()
+  assert len(log) == 2 and not directory.exists()
 
 
 def test_download_of_what_is_missing(server, data_dir, digits_dir):

@@ -137,6 +137,7 @@ def blocks(page, language):
       yield "".join(lines)
 
 
+@pytest.mark.timeout(1200)  # There are many: slow CPUs need more than 300 s.
 def test_commands(checkout):
   """Each ends well, and none prints a warning; README's come first."""
   for page in PAGES:
